@@ -1,0 +1,150 @@
+"""Results as text: `python -m bench.report RESULTS.json [docs/benchmarks.md]` writes the page."""
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+CAVEATS = (
+    ("Figures move with the machine, its load and its kernel; ratios between sides of one run hold better. "
+     "All ratios pair the sides round by round and are the median over the rounds."),
+    "Every start's exit status is checked, for every side; one failed start ends the run.",
+    ("Each program (bare, crun, runc, bwrap, `fastctr run`) is started by vfork from the same small C process, "
+     "so no launcher's cost is counted. fastctr's `plan.run` and `subprocess.run` are timed inside a Python process."),
+    ("crun, runc and bwrap get a root filesystem whose overlay was mounted once, before the measurement: they do not "
+     "pay for an overlay at each start, fastctr and the classic reference do. This favours the three."),
+    "bwrap has no control groups: it sets no cpu, memory or pids limit, which favours it too.",
+    ("crun refuses to start where cgroup v1 and v2 are both mounted. Where that is so, it (and runc, to be alike) runs "
+     "in a mount namespace without the v2 mount; the namespace is made once, outside the measurement."),
+    ("fastctr prepares before a start and cleans up after it in the background. In the busy loop this work "
+     "competes with the next start on the same cores, so it is in the figures; in the 8-thread figures it is wholly."),
+    "`/bin/true` is a static busybox everywhere; the tiny binary has no libc and exits at once.",
+    "Benchmarks of a container start say nothing of the speed of what runs inside.",
+)
+
+SETUP_HEAD = ("", "bare, subprocess", "classic", "fastctr", "crun, runc", "bwrap")
+SETUP = (
+    ("pid, mnt, ipc, uts, cgroup namespaces", "no", "yes", "yes", "yes", "yes"),
+    ("net namespace, `lo` up", "no", "made on the path", "yes, from a pool", "yes", "yes"),
+    ("root", "host", "overlay, made on the path", "overlay of its own for each start", "overlay, mounted beforehand",
+     "overlay, mounted beforehand"),
+    ("writable layer of its own for each start", "no", "yes, tmpfs", "yes, tmpfs", "no, shared by all starts",
+     "no, shared by all starts"),
+    ("/proc, /sys read-only", "no", "yes", "yes", "yes", "yes, the host's /sys"),
+    ("/dev with nodes, links, pts, shm, mqueue", "no", "yes", "yes", "yes", "yes"),
+    ("masked and read-only paths", "no", "Docker's", "Docker's", "Docker's", "Docker's, by binds of the host's"),
+    ("pivot_root", "no", "yes", "yes", "yes", "yes"),
+    ("cpu, memory and pids limits", "no", "yes", "yes", "yes", "no"),
+    ("device policy", "no", "yes on v1, no on v2", "yes", "yes", "no"),
+    ("capabilities", "all", "Docker's 14", "Docker's 14", "Docker's 14",
+     "Docker's 14, bounding set left full"),
+    ("no_new_privs", "no", "yes", "yes", "yes", "yes"),
+    ("seccomp", "no", "Docker's default, compiled beforehand", "Docker's default, compiled with the plan",
+     "Docker's default, compiled at each start", "Docker's default, compiled beforehand"),
+    ("groups removed within the time measured", "–", "yes", "no, in the background", "yes", "–"),
+    ("usage figures read", "no", "no", "yes", "no", "no"),
+)
+
+TITLES = {
+    "busy": "One start after another",
+    "quiet": "After 100 ms of quiet",
+    "resident": "From a large process",
+    "mounts": "On a host with many mounts",
+    "at_once": "Beside many running containers",
+    "threads": "8 threads, containers per second",
+    "commands": "Whole commands",
+    "cold": "From a fresh plan",
+    "first": "Until the first instruction",
+    "syscalls": "System calls of one start",
+}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table, its columns padded so that it reads well in a terminal."""
+    widths = [max(len(str(row[at])) for row in (head, *rows)) for at in range(len(head))]
+    lines = ["| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+             for row in (head, *rows)]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """Three figures that count."""
+    if value is None:
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def bars(results: dict[str, Any]) -> str:
+    """The bars with figure and verdict."""
+    return table(("bar", "limit", "figure", "verdict"),
+                 [(row["text"], row["bar"], number(row["figure"]), row["verdict"]) for row in results["bars"]])
+
+
+def scenario(name: str, found: dict[str, Any]) -> str:
+    """One scenario's tables."""
+    parts = [f"### {TITLES.get(name, name)}"]
+    sides = found.get("sides") or {}
+    extra = [key for key in ("x bare tiny", "x bare busybox") if any(key in row for row in sides.values())]
+    if sides:
+        rows = [(side, str(int(row["n"])), number(row["p50"]), number(row["p95"]), number(row["p99"]),
+                 *(number(row.get(key)) for key in extra)) for side, row in sides.items()]
+        head = ("µs from start to reaped", "n", "p50", "p95", "p99",
+                *(key.replace("x ", "times ") for key in extra))
+        parts.append(table(head, rows))
+    if found.get("rates"):
+        parts.append(table(("side", "per second"),
+                           [(side, number(value)) for side, value in found["rates"].items()]))
+    if found.get("calls"):
+        rows = [(side, f"{row['calls']:,}", str(row["tasks"]), str(row["execs"]), ", ".join(row["most"]))
+                for side, row in found["calls"].items()]
+        parts.append(table(("side", "calls", "tasks", "execs", "most often"), rows))
+    if found.get("ratios"):
+        parts.append(table(("ratio", ""), [(pair, number(value)) for pair, value in found["ratios"].items()]))
+    if len(parts) == 1:
+        parts.append("Not measured.")
+    return "\n\n".join(parts)
+
+
+def opening(results: dict[str, Any]) -> str:
+    """The caveats, the machine, and what each side sets up."""
+    parts = ["# Benchmarks", "## Caveats first", "\n".join(f"- {line}" for line in CAVEATS)]
+    if results["smoke"]:
+        parts.append("**This was a smoke run: few starts, small loads. Its figures show that the benchmarks work, "
+                     "no more.**")
+    parts += ["## The machine", "\n".join(f"- {key}: {value}" for key, value in results["machine"].items()),
+              "## What each side sets up", table(SETUP_HEAD, SETUP)]
+    return "\n\n".join(parts)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The whole page."""
+    parts = [opening(results), "## The bars", bars(results)]
+    if results["notes"]:
+        parts.append("\n".join(f"- {note}" for note in results["notes"]))
+    parts.append("## Figures")
+    parts += [scenario(name, found) for name, found in results["scenarios"].items()]
+    parts.append("`make bench` measures this again; `python -m bench.run --json FILE` keeps the figures, and "
+                 "`python -m bench.report FILE docs/benchmarks.md` writes this page from them.")
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    if len(sys.argv) not in (2, 3):
+        print(__doc__, file=sys.stderr)
+        return 2
+    with open(sys.argv[1], encoding="utf-8") as file:
+        page = markdown(json.load(file))
+    if len(sys.argv) == 2:
+        sys.stdout.write(page)
+        return 0
+    with open(sys.argv[2], "w", encoding="utf-8") as file:
+        file.write(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+/* core.h: the parent side's own structures. Internal to libfctr. */
+#ifndef FCTR_CORE_H
+#define FCTR_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "cgroup.h"
+#include "fctr.h"
+#include "plan.h"
+#include "user.h"
+#include "util.h"
+
+#define FCTR_STACK_SIZE (64 * 1024)	/* one for a child, one for a second child */
+
+/* A list of steps of one plan. */
+struct fctr_steps { struct fctr_step *v; uint32_t n, cap; };
+
+struct fctr_source {		/* something on the host an instance was made from */
+	const char *path;
+	dev_t dev;
+	ino_t ino;
+};
+
+/* A network namespace made beforehand, fresh or proven equal to fresh. */
+struct fctr_netns {
+	int fd;
+	uint64_t hash;
+	bool used;
+	struct fctr_netns *next;
+};
+
+enum fctr_mode { FCTR_MODE_DIRECT, FCTR_MODE_TWO_STEP, FCTR_MODE_STUB };
+
+struct fctr_plan {
+	struct fctr_ctx *ctx;
+	atomic_int refs;
+	pthread_mutex_t lock;		/* warm, groups, template, sources, counters below */
+	struct fctr_steps tmpl, inst, start;
+	char *blob; size_t blob_len, blob_cap;
+	int mode;
+	bool own_mnt, has_userns, net_pool, pooled, need_user, has_cgroup, pid_private, init;
+	bool has_devpts, disk_scratch, closed;
+	uint64_t clone_flags;		/* namespaces made by clone itself */
+	int ns_fd[FCTR_NS_COUNT];	/* joined ones, and the user namespace made */
+	int userns_maps;		/* idmaps of binds: descriptors in slots after the trees */
+	int *idmap_fds; size_t n_idmap_fds;
+	uint32_t n_slots;
+	uint32_t uid, gid, *groups; size_t n_groups; bool groups_given;
+	char *user;
+	void *seccomp; uint16_t seccomp_len; unsigned seccomp_flags;
+	char *scratch, *upper;
+	struct fctr_limits limits;	/* deep copy; strings in limit_mem */
+	void **limit_mem; size_t n_limit_mem;
+	struct fctr_devrule *devrules; size_t n_devrules;
+	struct fctr_cgroot *cgroot;
+	struct fctr_source *sources; size_t n_sources;
+	bool mount_sensitive;		/* made from recursive binds: the host's mount table matters */
+	unsigned mount_gen;
+	int tmpl_fd;			/* template mount namespace, -1 not made yet */
+
+	struct fctr_instance *warm; int n_warm, target, preparing;
+	struct fctr_cgroup *groups_free[16]; int n_groups_free;
+	int64_t last_used;		/* ns, CLOCK_MONOTONIC */
+	struct fctr_plan *next;		/* in the context */
+};
+
+/* Everything of one container that is made before its process. */
+struct fctr_instance {
+	struct fctr_plan *plan;
+	int mnt, ipc, uts, upper_lock;
+	struct fctr_netns *net;
+	int net_fd;			/* one made for this instance alone (user namespace), or -1 */
+	struct fctr_cgroup *cg;
+	bool cg_dirty;			/* limits changed by the launch or later: not for reuse as it is */
+	char *stack;
+	char scratch_name[24];
+	struct fctr_user user;
+	struct fctr_instance *next;
+};
+
+struct fctr_container {
+	struct fctr_plan *plan;
+	struct fctr_instance *inst;	/* NULL for an exec */
+	struct fctr_container *host;	/* exec: whose groups and namespaces; not owned */
+	pid_t pid;
+	int pidfd, status_fd, master;
+	bool ended, frozen;
+	struct fctr_exit exit;
+	int64_t t_start, t_spawned, t_exit;
+	struct fctr_timings timings;
+};
+
+struct fctr_cgroot_entry { char *parent; struct fctr_cgroot *root; struct fctr_cgroot_entry *next; };
+
+struct fctr_ctx {
+	struct fctr_config config;
+	char *runtime_dir, *owner;
+	int lock_fd, null_fd, owner_pidfd, mountinfo_fd;
+	pid_t pid;
+	pthread_mutex_t lock;
+	pthread_cond_t work, idle;
+	pthread_t thread;
+	bool thread_started, stop, busy;
+	unsigned mount_gen;
+	atomic_uint serial;
+	atomic_int cred_changes;	/* launches that change credentials on shared memory, in flight */
+	atomic_int dumpable;
+	struct fctr_plan *plans;
+	struct fctr_instance *dead; int n_dead;		/* to be torn down */
+	struct fctr_plan *refill[64]; int n_refill;
+	struct fctr_launch_request *requests;
+	struct fctr_netns *nets; int n_nets;
+	char *stacks[16]; int n_stacks;
+	struct fctr_cgroot_entry *cgroots;
+	struct fctr_counters counters;
+};
+
+int64_t fctr_now(void);
+
+/* plan.c */
+void fctr_plan_ref(struct fctr_plan *plan);
+bool fctr_plan_tryref(struct fctr_plan *plan);
+void fctr_plan_unref(struct fctr_plan *plan);
+uint32_t fctr_blob_add(struct fctr_plan *p, const void *data, size_t len);
+uint32_t fctr_blob_str(struct fctr_plan *p, const char *s);
+struct fctr_step *fctr_step_add(struct fctr_steps *list, int op, int stage);
+
+/* plan_root.c, plan_proc.c: the parts of compiling */
+int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err);
+int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err);
+void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_steps *list);
+
+/* helper.c: run steps in a child that shares memory and descriptors, and wait for it */
+int fctr_helper(struct fctr_ctx *ctx, const struct fctr_steps *steps, const char *blob, int *slot,
+		const struct fctr_params *params, char *stack, struct fctr_result *result,
+		struct fctr_error *err);
+void fctr_step_error(struct fctr_error *err, const struct fctr_steps *steps, const char *blob,
+		     const struct fctr_result *result);
+char *fctr_stack_get(struct fctr_ctx *ctx);
+void fctr_stack_put(struct fctr_ctx *ctx, char *stack);
+struct fctr_sigs { uint64_t mask; };
+void fctr_block_signals(struct fctr_sigs *saved);
+void fctr_restore_signals(const struct fctr_sigs *saved);
+
+/* netns.c */
+struct fctr_netns *fctr_netns_get(struct fctr_ctx *ctx, char *stack, struct fctr_error *err);
+void fctr_netns_put(struct fctr_ctx *ctx, struct fctr_netns *net);	/* keep for reuse, or drop */
+void fctr_netns_drop(struct fctr_netns *net);
+
+/* instance.c */
+struct fctr_instance *fctr_instance_take(struct fctr_plan *plan, bool fresh, struct fctr_error *err);
+struct fctr_instance *fctr_instance_make(struct fctr_plan *plan, struct fctr_error *err);
+void fctr_instance_teardown(struct fctr_instance *inst, bool reuse);
+void fctr_plan_drop_warm(struct fctr_plan *plan);
+int fctr_instance_pty(struct fctr_instance *inst, char *stack, int *master, int *slave, struct fctr_error *err);
+
+/* ctx.c */
+void fctr_ctx_bury(struct fctr_ctx *ctx, struct fctr_instance *inst);	/* tear down in the background */
+void fctr_ctx_want_refill(struct fctr_ctx *ctx, struct fctr_plan *plan);
+unsigned fctr_ctx_mount_generation(struct fctr_ctx *ctx);
+int fctr_ctx_cgroot(struct fctr_ctx *ctx, const char *parent, struct fctr_cgroot **out, struct fctr_error *err);
+int fctr_rmtree(int dirfd, const char *name);
+
+/* stub_job.c: the same launch through the static stub, which gets the plan in a memfd. On success
+ * pid and pidfd are the job's, and it has exec'ed (or, with an init, the init has started it). */
+int fctr_stub_launch(struct fctr_plan *plan, int *slot, const struct fctr_params *params, int cgroup_fd,
+		     int stub_fd, char *stack, int report_r, int *report_w, pid_t *pid, int *pidfd,
+		     struct fctr_error *err);
+
+#endif

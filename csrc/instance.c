@@ -1,0 +1,413 @@
+/* instance.c: templates, instances and the few that are kept warm.
+ *
+ * An instance is everything of one container that can be made before its process: mount, ipc,
+ * uts and network namespaces, cgroup, stack. Each is used once. A plan that is launched again
+ * and again has some made in the background beforehand; when none is there, one is made on the
+ * spot by the same steps.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include "core.h"
+
+static void fill_slots(struct fctr_plan *p, int *slot)
+{
+	for (uint32_t i = 0; i < p->n_slots; i++)
+		slot[i] = -1;
+	slot[FCTR_SLOT_TEMPLATE] = p->tmpl_fd;
+	slot[FCTR_SLOT_USER] = p->ns_fd[FCTR_NS_USER];
+	slot[FCTR_SLOT_NET] = p->ns_fd[FCTR_NS_NET];
+	slot[FCTR_SLOT_IPC] = p->ns_fd[FCTR_NS_IPC];
+	for (size_t i = 0; i < p->n_idmap_fds; i++)
+		slot[p->userns_maps + (int)i] = p->idmap_fds[i];
+}
+
+static bool is_borrowed(const struct fctr_plan *p, int fd)
+{
+	if (fd == p->tmpl_fd)
+		return true;
+	for (int i = 0; i < FCTR_NS_COUNT; i++)
+		if (fd == p->ns_fd[i])
+			return true;
+	for (size_t i = 0; i < p->n_idmap_fds; i++)
+		if (fd == p->idmap_fds[i])
+			return true;
+	return false;
+}
+
+/* Trees whose placing never came, after a failure. */
+static void close_rest(struct fctr_plan *p, int *slot)
+{
+	for (uint32_t i = 0; i < p->n_slots; i++)
+		if (slot[i] >= 0 && !is_borrowed(p, slot[i]))
+			close(slot[i]);
+}
+
+static int stat_sources(struct fctr_plan *p, bool record)
+{
+	for (size_t i = 0; i < p->n_sources; i++) {
+		struct stat st;
+
+		if (fstatat(AT_FDCWD, p->sources[i].path, &st, 0) < 0)
+			st.st_dev = 0, st.st_ino = 0;	/* the step that needs it says so */
+		if (record) {
+			p->sources[i].dev = st.st_dev;
+			p->sources[i].ino = st.st_ino;
+		} else if (p->sources[i].dev != st.st_dev || p->sources[i].ino != st.st_ino) {
+			return -1;
+		}
+	}
+	return 0;
+}
+
+/* With the plan's lock held: a template that shows the host as it is now, and no warm instance
+ * made from an older one. */
+static int check_template(struct fctr_plan *p, struct fctr_instance **stale)
+{
+	unsigned gen = p->mount_sensitive ? fctr_ctx_mount_generation(p->ctx) : 0;
+
+	if (p->tmpl_fd >= 0 && gen == p->mount_gen && stat_sources(p, false) == 0)
+		return 1;
+	*stale = p->warm;
+	p->warm = NULL;
+	p->n_warm = 0;
+	fctr_close_fd(&p->tmpl_fd);
+	p->mount_gen = gen;
+	return 0;
+}
+
+static int make_template(struct fctr_plan *p, char *stack, struct fctr_error *err)
+{
+	cleanup_free int *slot = malloc(p->n_slots * sizeof(int));
+	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1 };
+	struct fctr_result result;
+	int r;
+
+	if (!slot)
+		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "template");
+	fill_slots(p, slot);
+	stat_sources(p, true);
+	r = fctr_helper(p->ctx, &p->tmpl, p->blob, slot, &params, stack, &result, err);
+	if (r == 0) {
+		p->tmpl_fd = slot[FCTR_SLOT_TEMPLATE];
+		slot[FCTR_SLOT_TEMPLATE] = -1;
+	}
+	close_rest(p, slot);
+	return r;
+}
+
+static int lock_upper(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
+{
+	/* two overlays on one upperdir would corrupt each other */
+	inst->upper_lock = open(p->upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (inst->upper_lock < 0)
+		return fctr_fail(err, FCTR_ST_OVERLAY, errno, "%s", p->upper);
+	if (flock(inst->upper_lock, LOCK_EX | LOCK_NB) < 0)
+		return fctr_fail(err, FCTR_ST_OVERLAY, EBUSY, "%s", p->upper);
+	return 0;
+}
+
+static int make_scratch(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
+{
+	cleanup_close int dir = open(p->scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cleanup_close int own = -1;
+
+	if (dir < 0)
+		return fctr_fail(err, FCTR_ST_OVERLAY, errno, "%s", p->scratch);
+	snprintf(inst->scratch_name, sizeof(inst->scratch_name), "%u", atomic_fetch_add(&p->ctx->serial, 1));
+	if (mkdirat(dir, inst->scratch_name, 0700) < 0) {
+		inst->scratch_name[0] = '\0';
+		return fctr_fail(err, FCTR_ST_OVERLAY, errno, "%s", p->scratch);
+	}
+	own = openat(dir, inst->scratch_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (own < 0 || mkdirat(own, "u", 0755) < 0 || mkdirat(own, "w", 0755) < 0 || fchmodat(own, "u", 0755, 0) < 0)
+		return fctr_fail(err, FCTR_ST_OVERLAY, errno, "%s/%s", p->scratch, inst->scratch_name);
+	return 0;
+}
+
+static int make_mounts(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
+{
+	cleanup_free int *slot = malloc(p->n_slots * sizeof(int));
+	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1, .cwd = inst->scratch_name };
+	struct fctr_result result;
+	int r, net_given;
+
+	if (!slot)
+		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "instance");
+	fill_slots(p, slot);
+	if (inst->net)
+		slot[FCTR_SLOT_NET] = inst->net->fd;
+	net_given = slot[FCTR_SLOT_NET];
+	r = fctr_helper(p->ctx, &p->inst, p->blob, slot, &params, inst->stack, &result, err);
+	if (r == 0 && p->need_user)
+		r = fctr_user_lookup(slot[FCTR_SLOT_PASSWD], slot[FCTR_SLOT_GROUP], p->user, &inst->user, err);
+	if (r == 0) {
+		inst->mnt = slot[FCTR_SLOT_MNT];
+		slot[FCTR_SLOT_MNT] = -1;
+		if (slot[FCTR_SLOT_IPC] != p->ns_fd[FCTR_NS_IPC])
+			inst->ipc = slot[FCTR_SLOT_IPC];
+		slot[FCTR_SLOT_IPC] = -1;
+		inst->uts = slot[FCTR_SLOT_UTS];
+		slot[FCTR_SLOT_UTS] = -1;
+		if (slot[FCTR_SLOT_NET] != net_given)
+			inst->net_fd = slot[FCTR_SLOT_NET];
+		slot[FCTR_SLOT_NET] = -1;
+	} else if (slot[FCTR_SLOT_NET] == net_given) {
+		slot[FCTR_SLOT_NET] = -1;
+	}
+	close_rest(p, slot);
+	return r;
+}
+
+static int make_group(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
+{
+	char name[24];
+
+	pthread_mutex_lock(&p->lock);
+	if (p->n_groups_free > 0)
+		inst->cg = p->groups_free[--p->n_groups_free];
+	pthread_mutex_unlock(&p->lock);
+	pthread_mutex_lock(&p->ctx->lock);
+	if (inst->cg)
+		p->ctx->counters.cg_reused++;
+	else
+		p->ctx->counters.cg_new++;
+	pthread_mutex_unlock(&p->ctx->lock);
+	if (inst->cg)
+		return 0;
+	snprintf(name, sizeof(name), "%u", atomic_fetch_add(&p->ctx->serial, 1));
+	return fctr_cgroup_create(p->cgroot, name, &p->limits, p->devrules, p->n_devrules, &inst->cg, err);
+}
+
+struct fctr_instance *fctr_instance_make(struct fctr_plan *p, struct fctr_error *err)
+{
+	struct fctr_instance *inst = calloc(1, sizeof(*inst)), *stale = NULL;
+	int r = 0;
+
+	if (!inst) {
+		fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "instance");
+		return NULL;
+	}
+	inst->plan = p;
+	inst->mnt = inst->ipc = inst->uts = inst->upper_lock = inst->net_fd = -1;
+	fctr_plan_ref(p);
+	inst->stack = fctr_stack_get(p->ctx);
+	if (!inst->stack) {
+		fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "stack");
+		goto fail;
+	}
+	if (p->has_cgroup && make_group(p, inst, err) < 0)
+		goto fail;
+	if (p->net_pool) {
+		inst->net = fctr_netns_get(p->ctx, inst->stack, err);
+		if (!inst->net)
+			goto fail;
+	}
+	if (p->own_mnt) {
+		if (p->upper && lock_upper(p, inst, err) < 0)
+			goto fail;
+		if (p->disk_scratch && make_scratch(p, inst, err) < 0)
+			goto fail;
+		pthread_mutex_lock(&p->lock);
+		if (!check_template(p, &stale))
+			r = make_template(p, inst->stack, err);
+		pthread_mutex_unlock(&p->lock);
+		while (stale) {
+			struct fctr_instance *next = stale->next;
+
+			fctr_instance_teardown(stale, true);
+			stale = next;
+		}
+		if (r < 0 || make_mounts(p, inst, err) < 0)
+			goto fail;
+	} else if (p->need_user) {
+		inst->user.uid = p->uid;
+		inst->user.gid = p->gid;
+	}
+	pthread_mutex_lock(&p->ctx->lock);
+	p->ctx->counters.prepared++;
+	pthread_mutex_unlock(&p->ctx->lock);
+	return inst;
+fail:
+	fctr_instance_teardown(inst, true);
+	return NULL;
+}
+
+struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct fctr_error *err)
+{
+	struct fctr_instance *inst = NULL, *stale = NULL;
+	int64_t now = fctr_now();
+	bool want = false, again;
+
+	pthread_mutex_lock(&p->lock);
+	again = p->last_used && now - p->last_used < 2000000000LL;	/* one use alone says nothing of a next */
+	p->last_used = now;
+	if (p->pooled && !fresh) {
+		if (p->warm && check_template(p, &stale))
+			inst = p->warm;
+		if (inst) {
+			p->warm = inst->next;
+			p->n_warm--;
+		} else if (again && p->target < p->ctx->config.warm_max) {
+			p->target++;
+		}
+		want = p->n_warm + p->preparing < p->target;
+	}
+	pthread_mutex_unlock(&p->lock);
+	while (stale) {
+		struct fctr_instance *next = stale->next;
+
+		fctr_instance_teardown(stale, true);
+		stale = next;
+	}
+	if (want)
+		fctr_ctx_want_refill(p->ctx, p);
+	if (inst) {
+		inst->next = NULL;
+		pthread_mutex_lock(&p->ctx->lock);
+		p->ctx->counters.warm_hits++;
+		pthread_mutex_unlock(&p->ctx->lock);
+		return inst;
+	}
+	return fctr_instance_make(p, err);
+}
+
+static void give_group_back(struct fctr_plan *p, struct fctr_instance *inst, bool reuse)
+{
+	bool kept = false;
+
+	if (reuse && !p->closed && !inst->cg_dirty && fctr_cgroup_recycle(inst->cg) == 1) {
+		pthread_mutex_lock(&p->lock);
+		if (p->n_groups_free < (int)ARRAY_LEN(p->groups_free)) {
+			p->groups_free[p->n_groups_free++] = inst->cg;
+			kept = true;
+		}
+		pthread_mutex_unlock(&p->lock);
+	}
+	if (!kept)
+		fctr_cgroup_destroy(inst->cg);
+}
+
+void fctr_instance_teardown(struct fctr_instance *inst, bool reuse)
+{
+	struct fctr_plan *p = inst->plan;
+	struct fctr_ctx *ctx = p->ctx;
+
+	fctr_close_fd(&inst->mnt);
+	fctr_close_fd(&inst->ipc);
+	fctr_close_fd(&inst->uts);
+	fctr_close_fd(&inst->net_fd);
+	if (inst->scratch_name[0]) {
+		cleanup_close int dir = open(p->scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir >= 0)
+			fctr_rmtree(dir, inst->scratch_name);
+	}
+	fctr_close_fd(&inst->upper_lock);
+	if (inst->net && reuse)
+		fctr_netns_put(ctx, inst->net);
+	else if (inst->net)
+		fctr_netns_drop(inst->net);
+	if (inst->cg)
+		give_group_back(p, inst, reuse);
+	fctr_stack_put(ctx, inst->stack);
+	free(inst);
+	fctr_plan_unref(p);
+}
+
+void fctr_plan_drop_warm(struct fctr_plan *p)
+{
+	struct fctr_instance *list;
+	struct fctr_cgroup *groups[ARRAY_LEN(p->groups_free)];
+	int n;
+
+	pthread_mutex_lock(&p->lock);
+	list = p->warm;
+	p->warm = NULL;
+	p->n_warm = p->target = 0;
+	fctr_close_fd(&p->tmpl_fd);
+	pthread_mutex_unlock(&p->lock);
+	while (list) {
+		struct fctr_instance *next = list->next;
+
+		fctr_instance_teardown(list, true);
+		list = next;
+	}
+	pthread_mutex_lock(&p->lock);
+	n = p->n_groups_free;
+	p->n_groups_free = 0;
+	memcpy(groups, p->groups_free, sizeof(groups));
+	pthread_mutex_unlock(&p->lock);
+	for (int i = 0; i < n; i++)
+		fctr_cgroup_destroy(groups[i]);
+}
+
+int fctr_plan_warm(struct fctr_plan *p, int n, struct fctr_error *err)
+{
+	if (!p->pooled)
+		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a plan with a kept upperdir, or without a mount namespace, is not prepared ahead");
+	for (;;) {
+		struct fctr_instance *inst;
+		bool enough;
+
+		pthread_mutex_lock(&p->lock);
+		enough = p->n_warm >= n;
+		if (p->target < n)
+			p->target = n;
+		p->last_used = fctr_now();
+		pthread_mutex_unlock(&p->lock);
+		if (enough)
+			return 0;
+		inst = fctr_instance_make(p, err);
+		if (!inst)
+			return -1;
+		pthread_mutex_lock(&p->lock);
+		inst->next = p->warm;
+		p->warm = inst;
+		p->n_warm++;
+		pthread_mutex_unlock(&p->lock);
+	}
+}
+
+int fctr_instance_pty(struct fctr_instance *inst, char *stack, int *master, int *slave, struct fctr_error *err)
+{
+	static const char blob[] = "\0/";
+	struct fctr_step v[] = {
+		{ .op = FCTR_OP_SETNS, .stage = FCTR_ST_USERNS, .slot = FCTR_SLOT_USER, .slot2 = -1, .a = 0x10000000 /* CLONE_NEWUSER */ },
+		{ .op = FCTR_OP_SETNS, .stage = FCTR_ST_NAMESPACE, .slot = FCTR_SLOT_MNT, .slot2 = -1, .a = 0x00020000 /* CLONE_NEWNS */ },
+		{ .op = FCTR_OP_CHDIR, .stage = FCTR_ST_STDIO, .slot = -1, .slot2 = -1 },
+		{ .op = FCTR_OP_PTY, .stage = FCTR_ST_STDIO, .slot = FCTR_SLOT_MASTER, .slot2 = FCTR_SLOT_SLAVE, .a = 1 },
+	};
+	char own[4] = { 0 };
+	struct fctr_plan *p = inst->plan;
+	struct fctr_steps steps = { v, ARRAY_LEN(v), 0 };
+	int slot[FCTR_SLOT_TREE];
+	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1,
+				      .uid = p->need_user ? inst->user.uid : p->uid };
+	struct fctr_result result;
+	int r;
+
+	if (!p->has_devpts)
+		return fctr_fail(err, FCTR_ST_STDIO, ENXIO, "a terminal needs the container's own /dev (dev=True)");
+	for (size_t i = 0; i < ARRAY_LEN(slot); i++)
+		slot[i] = -1;
+	slot[FCTR_SLOT_MNT] = inst->mnt;
+	slot[FCTR_SLOT_USER] = p->ns_fd[FCTR_NS_USER];
+	memcpy(own, blob, sizeof(blob));
+	own[1] = '/';
+	strcpy(own + 1, p->has_userns ? "/r" : "/");
+	v[2].s1 = 1;
+	if (!p->has_userns) {
+		steps.v++;
+		steps.n--;
+	}
+	r = fctr_helper(p->ctx, &steps, own, slot, &params, stack, &result, err);
+	*master = slot[FCTR_SLOT_MASTER];
+	*slave = slot[FCTR_SLOT_SLAVE];
+	if (r < 0) {
+		fctr_close_fd(master);
+		fctr_close_fd(slave);
+	}
+	return r;
+}

@@ -1,0 +1,22 @@
+/* launch.h: between launch.c and the context's thread. */
+#ifndef FCTR_LAUNCH_H
+#define FCTR_LAUNCH_H
+
+#include "core.h"
+
+struct fctr_launch_request {
+	struct fctr_plan *plan;
+	const struct fctr_launch *launch;
+	struct fctr_container *target, **out;
+	struct fctr_error *err;
+	int result;
+	bool done;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	struct fctr_launch_request *next;
+};
+
+void fctr_launch_serve(struct fctr_launch_request *req);
+bool fctr_ctx_request(struct fctr_ctx *ctx, struct fctr_launch_request *req);
+
+#endif

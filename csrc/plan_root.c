@@ -1,0 +1,579 @@
+/* plan_root.c: the steps that make the template and the instances of a plan.
+ *
+ * The template is a mount namespace nobody ever runs in: one small tmpfs that holds clones of
+ * all the host trees the plan names (/l: rootfs and layers, /m: bind sources, /p and /y: /proc
+ * and /sys for a user namespace, which may mount new ones only where it sees old ones). An
+ * instance is a copy of it, and so costs the same however many mounts the host has; in it the
+ * root is put together at /r and becomes the only thing there.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/sysmacros.h>
+
+#include "core.h"
+#include "syscalls.h"
+
+#define NOSUID_NODEV (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+#define NOSUID_NODEV_NOEXEC (NOSUID_NODEV | MOUNT_ATTR_NOEXEC)
+
+struct tree {			/* a host tree for the template; source and place are copied in */
+	const char *source, *place;
+	bool recursive, optional;
+	uint64_t set, clr, propagation;
+	bool attr_rec;
+	int idmap_slot;
+	int16_t slot;
+};
+struct build {
+	struct fctr_plan *p;
+	const struct fctr_spec *spec;
+	struct tree *trees;
+	size_t n_trees, cap;
+};
+
+static void add_tree(struct build *b, struct tree t)
+{
+	if (b->n_trees == b->cap) {
+		b->cap = b->cap ? b->cap * 2 : 16;
+		b->trees = realloc(b->trees, b->cap * sizeof(t));
+		if (!b->trees)
+			abort();
+	}
+	t.slot = (int16_t)b->p->n_slots++;
+	t.source = strdup(t.source);
+	t.place = strdup(t.place);
+	if (!t.source || !t.place)
+		abort();
+	b->trees[b->n_trees++] = t;
+}
+
+static struct fctr_step *mount_fs(struct build *b, int stage, const char *type, const char *target,
+				  const char *options, size_t len, uint64_t attrs)
+{
+	struct fctr_step *s = fctr_step_add(&b->p->inst, FCTR_OP_FSMOUNT, stage);
+
+	s->s1 = fctr_blob_str(b->p, type);
+	s->s2 = fctr_blob_str(b->p, target);
+	s->s3 = len ? fctr_blob_add(b->p, options, len) : 0;
+	s->a = (int64_t)attrs;
+	return s;
+}
+#define MOUNT_FS(b, stage, type, target, options, attrs) \
+	mount_fs(b, stage, type, target, options, sizeof(options), attrs)	/* the literal's NUL ends the list */
+
+static struct fctr_step *path_step(struct build *b, int op, int stage, const char *path)
+{
+	struct fctr_step *s = fctr_step_add(&b->p->inst, op, stage);
+
+	s->s1 = fctr_blob_str(b->p, path);
+	return s;
+}
+
+static void mkdirs(struct build *b, int stage, const char *path, int mode)
+{
+	path_step(b, FCTR_OP_MKDIRS, stage, path)->a = mode;
+}
+
+static size_t tmpfs_options(char *buf, size_t room, int64_t size, uint32_t mode, uint32_t uid, uint32_t gid)
+{
+	size_t n = 0;
+
+#define OPT(key, fmt, value) do { \
+		n += (size_t)snprintf(buf + n, room - n, key) + 1; \
+		n += (size_t)snprintf(buf + n, room - n, fmt, value) + 1; \
+	} while (0)
+	OPT("mode", "%04o", mode & 07777);
+	if (size >= 0)
+		OPT("size", "%lld", (long long)size);
+	if (uid)
+		OPT("uid", "%u", uid);
+	if (gid)
+		OPT("gid", "%u", gid);
+#undef OPT
+	buf[n++] = '\0';
+	return n;
+}
+
+/* ---- template -------------------------------------------------------------------------- */
+
+static void template_steps(struct build *b)
+{
+	struct fctr_plan *p = b->p;
+	struct fctr_steps *t = &p->tmpl;
+	bool privileged = p->ctx->config.privileged;
+	struct fctr_step *s;
+
+	fctr_step_add(t, FCTR_OP_NSDIR, FCTR_ST_TEMPLATE)->slot = FCTR_SLOT_NSDIR;
+	fctr_step_add(t, FCTR_OP_UMASK, FCTR_ST_TEMPLATE);
+	/* Without privilege trees can be cloned only inside the user namespace, where mounts below
+	 * them are locked to them; with it they are cloned first, so that idmaps can be set. */
+	for (int pass = 0; pass < 2; pass++) {
+		if (pass == (privileged ? 0 : 1))
+			for (size_t i = 0; i < b->n_trees; i++) {
+				struct tree *tree = &b->trees[i];
+
+				s = fctr_step_add(t, FCTR_OP_OPEN_TREE, i == 0 ? FCTR_ST_ROOTFS : FCTR_ST_MOUNT);
+				s->slot = tree->slot;
+				s->s1 = fctr_blob_str(p, tree->source);
+				s->a = tree->recursive || !privileged ? AT_RECURSIVE : 0;
+				s->flags = tree->optional ? FCTR_STEP_OPTIONAL : 0;
+				s = fctr_step_add(t, FCTR_OP_TREE_ATTR, tree->idmap_slot >= 0 ? FCTR_ST_IDMAP : FCTR_ST_MOUNT);
+				s->slot = tree->slot;
+				s->slot2 = (int16_t)tree->idmap_slot;
+				s->a = (int64_t)(tree->set | (tree->idmap_slot >= 0 ? MOUNT_ATTR_IDMAP : 0));
+				s->b = (int64_t)tree->clr;
+				s->c = tree->propagation ? tree->propagation : MS_PRIVATE;
+				s->flags = tree->attr_rec ? FCTR_STEP_RECURSIVE : 0;
+				s->s1 = fctr_blob_str(p, tree->source);
+			}
+		if (pass == 0) {
+			if (p->has_userns) {
+				s = fctr_step_add(t, FCTR_OP_SETNS, FCTR_ST_USERNS);
+				s->slot = FCTR_SLOT_USER;
+				s->a = CLONE_NEWUSER;
+			}
+			fctr_step_add(t, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
+		}
+	}
+	fctr_step_add(t, FCTR_OP_PRIVATE, FCTR_ST_TEMPLATE);
+	fctr_step_add(t, FCTR_OP_BASE, FCTR_ST_TEMPLATE);
+	for (const char *dir = "l\0m\0s\0r\0"; *dir; dir += 2) {
+		s = fctr_step_add(t, FCTR_OP_MKDIR, FCTR_ST_TEMPLATE);
+		s->s1 = fctr_blob_str(p, dir);
+		s->a = 0755;
+	}
+	for (size_t i = 0; i < b->n_trees; i++) {
+		s = fctr_step_add(t, FCTR_OP_PLACE, FCTR_ST_TEMPLATE);
+		s->slot = b->trees[i].slot;
+		s->s1 = fctr_blob_str(p, b->trees[i].place);
+	}
+	fctr_step_add(t, FCTR_OP_PIVOT, FCTR_ST_TEMPLATE);
+	s = fctr_step_add(t, FCTR_OP_NSFD, FCTR_ST_TEMPLATE);
+	s->slot = FCTR_SLOT_TEMPLATE;
+	s->slot2 = FCTR_SLOT_NSDIR;
+	s->s1 = fctr_blob_str(p, "mnt");
+}
+
+static int idmap_slot(struct build *b, int fd, struct fctr_error *err)
+{
+	struct fctr_plan *p = b->p;
+	int *v = realloc(p->idmap_fds, (p->n_idmap_fds + 1) * sizeof(int));
+
+	if (!v)
+		abort();
+	p->idmap_fds = v;
+	v[p->n_idmap_fds] = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (v[p->n_idmap_fds] < 0)
+		return fctr_fail(err, FCTR_ST_IDMAP, errno, "user namespace of an idmapped mount");
+	p->n_idmap_fds++;
+	if (p->userns_maps == 0) {	/* a run of slots of their own, reserved at the first */
+		p->userns_maps = (int)p->n_slots;
+		p->n_slots += 64;
+	}
+	if (p->n_idmap_fds > 64)
+		return fctr_fail(err, FCTR_ST_SPEC, E2BIG, "more than 64 idmapped mounts");
+	return p->userns_maps + (int)p->n_idmap_fds - 1;
+}
+
+static int root_trees(struct build *b)
+{
+	const struct fctr_spec *spec = b->spec;
+	/* the root's files belong to the container's ids; only privilege can arrange that */
+	bool idmap = b->p->has_userns && b->p->ctx->config.privileged;
+	struct tree t = { .idmap_slot = idmap ? FCTR_SLOT_USER : -1 };
+
+	if (spec->rootfs_kind == FCTR_ROOT_DIR) {
+		t.source = spec->rootfs;
+		t.place = "l/0";
+		t.recursive = !idmap;	/* what is mounted below may not be idmappable */
+		add_tree(b, t);
+		return 0;
+	}
+	for (size_t i = 0; i < spec->n_lower; i++) {
+		char place[32];
+
+		snprintf(place, sizeof(place), "l/%zu", i);
+		t.source = spec->lower[i];
+		t.place = place;
+		add_tree(b, t);
+	}
+	return 0;
+}
+
+/* ---- instance -------------------------------------------------------------------------- */
+
+static void overlay_root(struct build *b)
+{
+	struct fctr_plan *p = b->p;
+	const struct fctr_spec *spec = b->spec;
+	char options[128], lowers[16 * 512];
+	size_t n = 0;
+	struct fctr_step *s;
+
+	if (spec->n_lower == 0) {	/* nothing below: an empty root, filled by mounts */
+		n = tmpfs_options(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
+		mount_fs(b, FCTR_ST_ROOTFS, "tmpfs", "r", options, n, MOUNT_ATTR_NOSUID);
+		return;
+	}
+	if (spec->upper) {	/* its parent lies at /s: upper and work must share one mount */
+		const char *base = strrchr(spec->upper, '/');
+
+		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
+		base = base ? base + 1 : spec->upper;
+		snprintf(options, sizeof(options), "%.100s.work", base);
+		for (size_t i = 0; i < spec->n_lower; i++)
+			n += (size_t)snprintf(lowers + n, sizeof(lowers) - n, "/l/%zu", i) + 1;
+		lowers[n++] = '\0';
+		s = fctr_step_add(&p->inst, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
+		s->s1 = fctr_blob_add(p, lowers, n);
+		s->s2 = fctr_blob_str(p, base);
+		s->s3 = fctr_blob_str(p, options);
+		s->b = p->ctx->config.privileged ? 0 : 1;
+		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
+		return;
+	}
+	if (!p->disk_scratch) {
+		n = tmpfs_options(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
+		mount_fs(b, FCTR_ST_OVERLAY, "tmpfs", "s", options, n, MOUNT_ATTR_NOSUID);
+		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
+		path_step(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "u")->a = 0755;
+		path_step(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "w")->a = 0755;
+	} else {
+		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
+		fctr_step_add(&p->inst, FCTR_OP_CWD, FCTR_ST_OVERLAY);	/* into this instance's own */
+	}
+	n = 0;
+	for (size_t i = 0; i < spec->n_lower; i++)
+		n += (size_t)snprintf(lowers + n, sizeof(lowers) - n, "/l/%zu", i) + 1;
+	lowers[n++] = '\0';
+	s = fctr_step_add(&p->inst, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
+	s->s1 = fctr_blob_add(p, lowers, n);
+	s->s2 = fctr_blob_str(p, "u");
+	s->s3 = fctr_blob_str(p, "w");
+	s->b = (p->has_userns ? 1 : 0) | (p->disk_scratch ? 2 : 0);
+	path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
+}
+
+static void device_nodes(struct build *b)
+{
+	static const struct { const char *name; unsigned major, minor; } nodes[] = {
+		{ "null", 1, 3 }, { "zero", 1, 5 }, { "full", 1, 7 },
+		{ "random", 1, 8 }, { "urandom", 1, 9 }, { "tty", 5, 0 },
+	};
+	char path[64], place[64];
+
+	for (size_t i = 0; i < ARRAY_LEN(nodes); i++) {
+		struct fctr_step *s;
+
+		snprintf(path, sizeof(path), "/dev/%s", nodes[i].name);
+		if (!b->p->has_userns) {
+			s = path_step(b, FCTR_OP_MKNOD, FCTR_ST_DEV, path);
+			s->a = S_IFCHR | 0666;
+			s->b = (int64_t)makedev(nodes[i].major, nodes[i].minor);
+			continue;
+		}
+		/* no nodes are made in a user namespace: the host's are bound */
+		snprintf(place, sizeof(place), "m/d%zu", i);
+		add_tree(b, (struct tree){ .source = path, .place = place, .idmap_slot = -1 });
+		snprintf(place, sizeof(place), "/m/d%zu", i);
+		s = path_step(b, FCTR_OP_MOVE, FCTR_ST_DEV, place);
+		s->s2 = fctr_blob_str(b->p, path);
+	}
+}
+
+static void make_dev(struct build *b)
+{
+	static const struct { const char *path, *text; } links[] = {
+		{ "/dev/fd", "/proc/self/fd" }, { "/dev/stdin", "/proc/self/fd/0" },
+		{ "/dev/stdout", "/proc/self/fd/1" }, { "/dev/stderr", "/proc/self/fd/2" },
+		{ "/dev/core", "/proc/kcore" }, { "/dev/ptmx", "pts/ptmx" },
+	};
+	const struct fctr_spec *spec = b->spec;
+	char options[128];
+	size_t n;
+	bool gid5 = !b->p->has_userns;
+
+	for (size_t i = 0; i < spec->n_gid_map; i++)
+		if (spec->gid_map[i].inside <= 5 && 5 - spec->gid_map[i].inside < spec->gid_map[i].count)
+			gid5 = true;
+	mkdirs(b, FCTR_ST_DEV, "/dev", 0755);
+	MOUNT_FS(b, FCTR_ST_DEV, "tmpfs", "/dev", "mode\0" "0755\0size\0" "65536k\0", MOUNT_ATTR_NOSUID)->flags =
+		FCTR_STEP_NOCREATE;
+	device_nodes(b);
+	for (size_t i = 0; i < ARRAY_LEN(links); i++)
+		path_step(b, FCTR_OP_SYMLINK, FCTR_ST_DEV, links[i].path)->s2 = fctr_blob_str(b->p, links[i].text);
+	if (gid5)
+		MOUNT_FS(b, FCTR_ST_DEV, "devpts", "/dev/pts", "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0gid\0" "5\0",
+			 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+	else
+		MOUNT_FS(b, FCTR_ST_DEV, "devpts", "/dev/pts", "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0",
+			 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+	b->p->has_devpts = true;
+	if (spec->shm_size) {
+		n = tmpfs_options(options, sizeof(options), spec->shm_size, 01777, 0, 0);
+		mount_fs(b, FCTR_ST_DEV, "tmpfs", "/dev/shm", options, n, NOSUID_NODEV_NOEXEC);
+	}
+	for (size_t i = 0; i < spec->n_devices; i++) {
+		const struct fctr_device *d = &spec->devices[i];
+		struct fctr_step *s = path_step(b, FCTR_OP_MKNOD, FCTR_ST_DEV, d->path);
+
+		s->a = (d->type == 'b' ? S_IFBLK : d->type == 'p' ? S_IFIFO : S_IFCHR) | (d->mode & 07777);
+		s->b = (int64_t)makedev(d->major, d->minor);
+		s->c = (uint64_t)d->uid << 32 | d->gid;
+	}
+}
+
+static int bind_mount(struct build *b, size_t i, const struct fctr_mount *m, struct fctr_error *err)
+{
+	char place[32];
+	struct tree t = {
+		.source = m->source, .recursive = m->flags & FCTR_MNT_F_RECURSIVE,
+		.optional = m->flags & FCTR_MNT_F_OPTIONAL, .set = m->attr_set, .clr = m->attr_clr,
+		.propagation = m->propagation, .attr_rec = m->flags & FCTR_MNT_F_ATTR_REC, .idmap_slot = -1,
+	};
+	struct fctr_step *s;
+
+	if (m->idmap_fd >= 0) {
+		t.idmap_slot = idmap_slot(b, m->idmap_fd, err);
+		if (t.idmap_slot < 0)
+			return -1;
+	}
+	snprintf(place, sizeof(place), "m/%zu", i);
+	t.place = place;
+	add_tree(b, t);
+	snprintf(place, sizeof(place), "/m/%zu", i);
+	s = path_step(b, FCTR_OP_MOVE, FCTR_ST_MOUNT, place);
+	s->s2 = fctr_blob_str(b->p, m->target);
+	s->flags = (m->flags & FCTR_MNT_F_NOCREATE ? FCTR_STEP_NOCREATE : 0) |
+		   (m->flags & FCTR_MNT_F_OPTIONAL ? FCTR_STEP_OPTIONAL : 0);
+	return 0;
+}
+
+static void file_content(struct build *b, const char *path, const struct fctr_mount *m)
+{
+	struct fctr_step *s = path_step(b, FCTR_OP_FILE, FCTR_ST_FILE, path);
+
+	s->s2 = fctr_blob_add(b->p, m->data, m->n_data);
+	s->b = (int64_t)m->n_data;
+	s->a = m->mode;
+	s->c = (uint64_t)m->uid << 32 | m->gid;
+}
+
+/* A directory root is the user's own: a file goes in as a mount from a private tmpfs at /s, so
+ * that nothing is written there. First pass, before the root is entered. */
+static void stage_files(struct build *b)
+{
+	char place[32];
+	bool first = true;
+
+	for (size_t i = 0; i < b->spec->n_mounts; i++) {
+		const struct fctr_mount *m = &b->spec->mounts[i];
+		struct fctr_step *s;
+
+		if (m->kind != FCTR_MNT_FILE)
+			continue;
+		if (first)
+			MOUNT_FS(b, FCTR_ST_FILE, "tmpfs", "s", "mode\0" "0755\0", NOSUID_NODEV);
+		first = false;
+		snprintf(place, sizeof(place), "s/f%zu", i);
+		file_content(b, place, m);
+		s = path_step(b, FCTR_OP_OPEN_TREE, FCTR_ST_FILE, place);
+		s->slot = (int16_t)b->p->n_slots++;
+		snprintf(place, sizeof(place), "s/m%zu", i);
+		path_step(b, FCTR_OP_PLACE, FCTR_ST_FILE, place)->slot = s->slot;
+	}
+}
+
+static int user_mounts(struct build *b, struct fctr_error *err)
+{
+	for (size_t i = 0; i < b->spec->n_mounts; i++) {
+		const struct fctr_mount *m = &b->spec->mounts[i];
+		char options[256], place[32];
+		struct fctr_step *s;
+		size_t n;
+
+		switch (m->kind) {
+		case FCTR_MNT_BIND:
+			if (bind_mount(b, i, m, err) < 0)
+				return -1;
+			break;
+		case FCTR_MNT_TMPFS:
+			n = tmpfs_options(options, sizeof(options), m->size, m->mode, m->uid, m->gid);
+			mount_fs(b, FCTR_ST_MOUNT, "tmpfs", m->target, options, n, m->attr_set)->c = m->propagation;
+			break;
+		case FCTR_MNT_MQUEUE:
+			mount_fs(b, FCTR_ST_DEV, "mqueue", m->target, "", 0, m->attr_set);
+			break;
+		case FCTR_MNT_DEVPTS:
+			MOUNT_FS(b, FCTR_ST_DEV, "devpts", m->target, "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0", m->attr_set);
+			break;
+		case FCTR_MNT_SYSFS:
+			mkdirs(b, FCTR_ST_SYS, m->target, 0755);
+			if (b->p->has_userns && b->spec->ns[FCTR_NS_NET].mode != FCTR_NS_NEW) {
+				/* a sysfs wants a network namespace of one's own: the host's, read-only */
+				add_tree(b, (struct tree){ .source = "/sys", .place = "m/sys", .recursive = true,
+							   .set = MOUNT_ATTR_RDONLY, .attr_rec = true, .idmap_slot = -1 });
+				path_step(b, FCTR_OP_MOVE, FCTR_ST_SYS, "/m/sys")->s2 = fctr_blob_str(b->p, m->target);
+				break;
+			}
+			mount_fs(b, FCTR_ST_SYS, "sysfs", m->target, "", 0, m->attr_set)->flags = FCTR_STEP_NOCREATE;
+			break;
+		case FCTR_MNT_PROC:
+			mkdirs(b, FCTR_ST_PROC, m->target, 0755);	/* mounted at the start, in its pid namespace */
+			break;
+		case FCTR_MNT_CGROUP:
+			mkdirs(b, FCTR_ST_CGROUP, m->target, 0755);
+			break;
+		case FCTR_MNT_SYMLINK:
+			s = path_step(b, FCTR_OP_SYMLINK, FCTR_ST_MOUNT, m->target);
+			s->s2 = fctr_blob_str(b->p, m->source);
+			s->flags = FCTR_STEP_OPTIONAL;
+			break;
+		case FCTR_MNT_FILE:
+			if (b->spec->rootfs_kind != FCTR_ROOT_DIR) {
+				file_content(b, m->target, m);
+				break;
+			}
+			snprintf(place, sizeof(place), "/s/m%zu", i);
+			path_step(b, FCTR_OP_MOVE, FCTR_ST_FILE, place)->s2 = fctr_blob_str(b->p, m->target);
+			break;
+		}
+	}
+	return 0;
+}
+
+static bool is_below(const char *path, const char *dir)
+{
+	size_t n = strlen(dir);
+
+	return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+static void enter_instance(struct build *b)
+{
+	struct fctr_plan *p = b->p;
+	const struct fctr_ns *ns = b->spec->ns;
+	struct fctr_step *s;
+	int64_t fresh = 0;
+
+	fctr_step_add(&p->inst, FCTR_OP_NSDIR, FCTR_ST_NAMESPACE)->slot = FCTR_SLOT_NSDIR;
+	fctr_step_add(&p->inst, FCTR_OP_UMASK, FCTR_ST_NAMESPACE);
+	if (p->has_userns) {
+		s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_USERNS);
+		s->slot = FCTR_SLOT_USER;
+		s->a = CLONE_NEWUSER;
+	}
+	if (ns[FCTR_NS_NET].mode == FCTR_NS_NEW && !p->net_pool) {
+		fctr_step_add(&p->inst, FCTR_OP_UNSHARE, FCTR_ST_NETNS)->a = CLONE_NEWNET;
+		fctr_step_add(&p->inst, FCTR_OP_LO_UP, FCTR_ST_NETNS);
+	} else if (ns[FCTR_NS_NET].mode != FCTR_NS_HOST) {	/* pooled or joined: sysfs shows it */
+		s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_NETNS);
+		s->slot = FCTR_SLOT_NET;
+		s->a = CLONE_NEWNET;
+	}
+	if (ns[FCTR_NS_IPC].mode == FCTR_NS_JOIN) {
+		s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_NAMESPACE);
+		s->slot = FCTR_SLOT_IPC;
+		s->a = CLONE_NEWIPC;
+	}
+	if (ns[FCTR_NS_IPC].mode == FCTR_NS_NEW)
+		fresh |= CLONE_NEWIPC;
+	if (ns[FCTR_NS_UTS].mode == FCTR_NS_NEW)
+		fresh |= CLONE_NEWUTS;
+	if (fresh)
+		fctr_step_add(&p->inst, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = fresh;
+	if (fresh & CLONE_NEWUTS) {
+		if (b->spec->hostname)
+			path_step(b, FCTR_OP_HOSTNAME, FCTR_ST_HOSTNAME, b->spec->hostname);
+		if (b->spec->domainname)
+			path_step(b, FCTR_OP_DOMAINNAME, FCTR_ST_HOSTNAME, b->spec->domainname);
+	}
+	s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_NAMESPACE);
+	s->slot = FCTR_SLOT_TEMPLATE;
+	s->a = CLONE_NEWNS;
+	fctr_step_add(&p->inst, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
+}
+
+static void leave_instance(struct build *b)
+{
+	static const struct { int kind, slot; const char *name; } out[] = {
+		{ FCTR_NS_MNT, FCTR_SLOT_MNT, "mnt" }, { FCTR_NS_IPC, FCTR_SLOT_IPC, "ipc" },
+		{ FCTR_NS_UTS, FCTR_SLOT_UTS, "uts" }, { FCTR_NS_NET, FCTR_SLOT_NET, "net" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(out); i++) {
+		struct fctr_step *s;
+
+		if (b->spec->ns[out[i].kind].mode != FCTR_NS_NEW || (out[i].kind == FCTR_NS_NET && b->p->net_pool))
+			continue;
+		s = path_step(b, FCTR_OP_NSFD, FCTR_ST_NAMESPACE, out[i].name);
+		s->slot = (int16_t)out[i].slot;
+		s->slot2 = FCTR_SLOT_NSDIR;
+	}
+}
+
+int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
+{
+	struct build b = { .p = p, .spec = spec };
+	struct fctr_step *s;
+	int r = -1;
+
+	root_trees(&b);
+	if (spec->rootfs_kind == FCTR_ROOT_OVERLAY && (spec->upper || p->disk_scratch)) {
+		char *parent = strdup(spec->upper ? spec->upper : spec->scratch), *cut = strrchr(parent, '/');
+
+		if (spec->upper && cut)
+			*(cut == parent ? cut + 1 : cut) = '\0';
+		add_tree(&b, (struct tree){ .source = parent, .place = "s", .idmap_slot =
+			p->has_userns && p->ctx->config.privileged ? FCTR_SLOT_USER : -1 });
+		free(parent);
+	}
+	enter_instance(&b);
+	if (spec->rootfs_kind == FCTR_ROOT_DIR) {
+		s = path_step(&b, FCTR_OP_MOVE, FCTR_ST_ROOTFS, "/l/0");
+		s->s2 = fctr_blob_str(p, "/r");
+		stage_files(&b);
+	} else {
+		overlay_root(&b);
+	}
+	path_step(&b, FCTR_OP_ROOT, FCTR_ST_ROOTFS, "/r");
+	if (spec->dev)
+		make_dev(&b);
+	if (user_mounts(&b, err) < 0)
+		goto out;
+	if (spec->cwd_create && spec->cwd)
+		mkdirs(&b, FCTR_ST_CWD, spec->cwd, 0755);
+	for (size_t i = 0; i < spec->n_masked; i++)
+		if (!is_below(spec->masked[i], "/proc"))
+			path_step(&b, FCTR_OP_MASK, FCTR_ST_MASK, spec->masked[i]);
+	for (size_t i = 0; i < spec->n_readonly; i++)
+		if (!is_below(spec->readonly[i], "/proc"))
+			path_step(&b, FCTR_OP_RDONLY, FCTR_ST_MASK, spec->readonly[i]);
+	if (p->need_user) {
+		path_step(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/passwd")->slot = FCTR_SLOT_PASSWD;
+		path_step(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/group")->slot = FCTR_SLOT_GROUP;
+	}
+	if (spec->rootfs_readonly || spec->rootfs_propagation) {
+		s = fctr_step_add(&p->inst, FCTR_OP_ROOT_ATTR, FCTR_ST_ROOTFS);
+		s->a = spec->rootfs_readonly ? MOUNT_ATTR_RDONLY : 0;
+		s->c = spec->rootfs_propagation;
+	}
+	if (p->has_userns) {	/* pivoted at the start, once /proc is there */
+		add_tree(&b, (struct tree){ .source = "/proc", .place = "p", .recursive = true, .optional = true, .idmap_slot = -1 });
+		add_tree(&b, (struct tree){ .source = "/sys", .place = "y", .recursive = true, .optional = true, .idmap_slot = -1 });
+	} else {
+		fctr_step_add(&p->inst, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
+	}
+	leave_instance(&b);
+	template_steps(&b);
+	r = 0;
+out:
+	for (size_t i = 0; i < b.n_trees; i++) {
+		free((void *)b.trees[i].source);
+		free((void *)b.trees[i].place);
+	}
+	free(b.trees);
+	return r;
+}

@@ -1,0 +1,65 @@
+"""fastctr: a Linux container started as cheaply as a process.
+
+    import fastctr
+    r = fastctr.run(["sh", "-c", "echo hi"], rootfs="host", memory="64m", timeout=5,
+                    capture_output=True, text=True, check=True)
+    print(r.stdout, r.usage.memory_peak)
+
+    plan = fastctr.Plan(rootfs="host", memory="64m")    # compile once
+    plan.run(["true"])                                  # launch many, from any thread
+
+    with fastctr.Container(["sleep", "9"], rootfs="host") as c:   # Popen-shaped
+        c.pause(); c.resume(); c.stats()
+
+Everything is imported when it is first used (PEP 562).
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import mounts
+    from .api import DEVNULL, PIPE, STDOUT, Completed, Container, Timings, Usage, run
+    from .errors import (
+        CalledProcessError,
+        CgroupError,
+        CommandNotExecutable,
+        CommandNotFound,
+        FastctrError,
+        LaunchError,
+        SpecError,
+        TimeoutExpired,
+    )
+    from .limits import Limits
+    from .maintenance import gc, shutdown
+    from .mounts import Bind, File, Tmpfs
+    from .plan import Plan
+    from .spec import Spec
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    **dict.fromkeys(("run", "Container", "Completed", "Usage", "Timings", "PIPE", "STDOUT", "DEVNULL"), "api"),
+    **dict.fromkeys(
+        ("FastctrError", "SpecError", "LaunchError", "CommandNotFound", "CommandNotExecutable", "CgroupError",
+         "TimeoutExpired", "CalledProcessError"), "errors"),
+    **dict.fromkeys(("Bind", "File", "Tmpfs"), "mounts"),
+    "Plan": "plan", "Spec": "spec", "Limits": "limits", "gc": "maintenance", "shutdown": "maintenance",
+}  # fmt: skip
+_MODULES = ("mounts", "errors")
+
+__all__ = ["__version__", *sorted(_WHERE), "mounts"]
+
+
+def __getattr__(name):  # type: ignore[no-untyped-def]
+    module = _WHERE.get(name)
+    if module is None and name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = import_module(f"{__name__}.{module or name}")
+    value = getattr(found, name) if module else found
+    globals()[name] = value
+    return value
+
+
+def __dir__():  # type: ignore[no-untyped-def]
+    return sorted({*globals(), *__all__})

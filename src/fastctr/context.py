@@ -1,0 +1,142 @@
+"""The one core context of this process: made with first use, closed at exit, made anew after a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WARM_MAX = 8
+"""Prepared containers kept for one plan at most."""
+IDLE_MS = 10_000
+"""After so long without a start a plan lets go of what it has prepared."""
+
+_lock = threading.Lock()
+_current: _core.Context | None = None
+_hooks = False
+generation = 0
+"""Raised by every fork in the child: plans compiled before belong to the parent."""
+_forked: list[Callable[[], None]] = []
+
+
+def runtime_dir() -> str:
+    """Where owner locks live: /run/fastctr for root, else below XDG_RUNTIME_DIR or /tmp."""
+    given = os.environ.get("FASTCTR_RUNTIME_DIR")
+    if given:
+        path = given
+    elif os.geteuid() == 0:
+        path = "/run/fastctr"
+    else:
+        base = os.environ.get("XDG_RUNTIME_DIR")
+        path = f"{base}/fastctr" if base and os.path.isdir(base) else f"/tmp/fastctr-{os.geteuid()}"
+    os.makedirs(path, 0o700, exist_ok=True)
+    found = os.stat(path)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{path} is not ours alone; set FASTCTR_RUNTIME_DIR to a private directory")
+    return path
+
+
+def _stub() -> int:
+    """A sealed copy of the static stub: nobody in a container can change it (memfd_create(2))."""
+    path = os.path.join(os.path.dirname(__file__), "fctr-stub")
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        return -1
+    fd = os.memfd_create("fctr-stub", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchmod(fd, 0o555)
+        import fcntl
+
+        fcntl.fcntl(fd, 1033, 0x1 | 0x2 | 0x4 | 0x8)  # F_ADD_SEALS: seal, shrink, grow, write
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def privileged() -> bool:
+    """Whether this process may mount in its own user namespace (CAP_SYS_ADMIN, capabilities(7))."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> 21 & 1)
+    return False
+
+
+def _open() -> _core.Context:
+    with open("/proc/self/stat", "rb") as file:
+        started = file.read().rpartition(b")")[2].split()[19].decode()
+    owner = f"{os.getpid()}-{started}-{os.urandom(3).hex()}"
+    context = _core.Context(runtime_dir(), owner, _stub(), WARM_MAX, IDLE_MS, privileged())
+    return context
+
+
+def get() -> _core.Context:
+    """The context. Raises LaunchError or PermissionError if the runtime directory cannot be used."""
+    global _current, _hooks
+    context = _current
+    if context is not None:
+        return context
+    with _lock:
+        if _current is None:
+            if not _hooks:
+                import atexit
+
+                os.register_at_fork(after_in_child=_after_fork)
+                atexit.register(close)
+                _hooks = True
+            context = _open()
+            _current = context
+        return _current
+
+
+def current() -> _core.Context | None:
+    """The context if there is one already."""
+    return _current
+
+
+def on_fork(call: Callable[[], None]) -> None:
+    """Have `call` called in the child of every fork, before anything of ours is used there."""
+    _forked.append(call)
+
+
+def _after_fork() -> None:
+    global _current, _lock, generation
+    _lock = threading.Lock()
+    context, _current = _current, None
+    generation += 1
+    for call in _forked:
+        call()
+    if context is not None:
+        context.forked()
+
+
+def close() -> None:
+    """Tear everything down and wait for it: prepared containers, groups, the background thread."""
+    global _current
+    with _lock:
+        context, _current = _current, None
+    if context is not None:
+        _core_close(context)
+
+
+def _core_close(context: _core.Context) -> None:
+    import sys
+
+    api = sys.modules.get(f"{__package__}.api")
+    if api is not None:
+        api.close_live()
+    from . import plan
+
+    plan.close_all()
+    context.close()

@@ -1,0 +1,253 @@
+"""Plan: a spec compiled once, launched any number of times from any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+
+from . import _core, context
+from .spec import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .api import Completed, Container
+
+_CACHE_MAX = 64
+_cache: dict[Spec, Plan] = {}
+_cache_lock = threading.Lock()
+_all: weakref.WeakSet[Plan] = weakref.WeakSet()
+
+
+class Plan:
+    """Compile a spec once. The keywords are those of `Spec`; or give a Spec.
+
+    Raises SpecError before anything is made, LaunchError for a group or namespace that cannot be had.
+    """
+
+    __slots__ = ("__weakref__", "_compiled", "_env", "_exec", "_generation", "_lock", "spec")
+
+    def __init__(self, spec: Spec | None = None, **given: Any) -> None:
+        if spec is None:
+            spec = Spec(**given)
+        elif given:
+            spec = spec.replace(**given)
+        self.spec = spec
+        self._lock = threading.Lock()
+        self._compiled: _core.Plan | None = None
+        self._exec: _core.Plan | None = None
+        self._env: list[bytes] | None = None
+        self._generation = -1
+        _all.add(self)
+
+    def core(self) -> _core.Plan:
+        """The compiled plan of this process, compiled now if need be."""
+        if self._compiled is not None and self._generation == context.generation:
+            return self._compiled
+        with self._lock:
+            if self._compiled is None or self._generation != context.generation:
+                self._compiled = compile_spec(self.spec)
+                self._exec = None
+                self._generation = context.generation
+            return self._compiled
+
+    def exec_core(self) -> _core.Plan:
+        """The plan of a command that joins a running container of this plan."""
+        with self._lock:
+            if self._exec is None or self._generation != context.generation:
+                self._exec = compile_exec(self.spec)
+            return self._exec
+
+    def env(self, env: Any, tty: bool = False) -> list[bytes]:
+        """The environment of a launch as b"NAME=value"."""
+        if env or tty:
+            return self.spec.environment(env, tty)
+        if self._env is None:
+            self._env = self.spec.environment()
+        return self._env
+
+    def run(self, argv: Any, **kw: Any) -> Completed:
+        """As fastctr.run(), of this plan."""
+        from .api import run_plan
+
+        return run_plan(self, argv, **kw)
+
+    def container(self, argv: Any, **kw: Any) -> Container:
+        """As fastctr.Container(), of this plan."""
+        from .api import Container
+
+        return Container(argv, plan=self, **kw)
+
+    def warm(self, n: int = 1) -> None:
+        """Prepare n containers now, so that the next n starts find everything made but their process.
+
+        Raises LaunchError as a start would. Prepared ones go when the plan is not used for a while.
+        """
+        if not isinstance(n, int) or not 0 <= n <= 1024:
+            raise ValueError(f"n: {n!r} is not a number from 0 to 1024")
+        self.core().warm(n)
+
+    def close(self) -> None:
+        """Let go of what is prepared. Running containers stay; the plan can be used again."""
+        with self._lock:
+            compiled, self._compiled, self._exec = self._compiled, None, None
+        if compiled is not None and self._generation == context.generation:
+            compiled.close()
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Plan({self.spec!r})"
+
+
+def plan_for(spec: Spec) -> Plan:
+    """The cached plan of a spec: the same content gives the same plan. The 64 last used are kept."""
+    with _cache_lock:
+        plan = _cache.pop(spec, None)
+        if plan is None:
+            plan = Plan(spec)
+        _cache[spec] = plan
+        old = _cache.pop(next(iter(_cache))) if len(_cache) > _CACHE_MAX else None
+    if old is not None:
+        old.close()
+    return plan
+
+
+def close_all() -> None:
+    """Close every plan of this process; also the cached ones."""
+    with _cache_lock:
+        _cache.clear()
+    for plan in list(_all):
+        plan.close()
+
+
+def _after_fork() -> None:
+    global _cache_lock
+    _cache_lock = threading.Lock()
+    for plan in list(_all):
+        plan._lock = threading.Lock()
+        for compiled in (plan._compiled, plan._exec):
+            if compiled is not None:
+                compiled.forget()
+        plan._compiled = plan._exec = None
+
+
+context.on_fork(_after_fork)
+
+
+# ---- compiling
+
+
+class _Fds:
+    """Descriptors opened for a compile: the core duplicates what it keeps."""
+
+    def __init__(self) -> None:
+        self.open: list[int] = []
+
+    def add(self, fd: int) -> int:
+        self.open.append(fd)
+        return fd
+
+    def close(self) -> None:
+        for fd in self.open:
+            os.close(fd)
+        self.open.clear()
+
+
+def _open_namespace(kind: str, how: tuple[str, Any], fds: _Fds) -> int:
+    from .errors import LaunchError
+
+    way, value = how
+    try:
+        if way == "path":
+            return fds.add(os.open(value, os.O_RDONLY | os.O_CLOEXEC))
+        if way == "pid":
+            return fds.add(os.open(f"/proc/{value}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))
+        return fds.add(os.dup(value))
+    except OSError as error:
+        raise LaunchError("namespace", error.errno or 0, f"{kind} {way}:{value}",
+                          "the namespace to join is gone; name one of a running process") from None
+
+
+_userns: dict[tuple[Any, ...], int] = {}
+
+
+def user_namespace(uids: Any, gids: Any) -> int:
+    """A user namespace of these maps, made once a process; its descriptor is ours to keep."""
+    key = (context.generation, tuple(map(tuple, uids)), tuple(map(tuple, gids)))
+    fd = _userns.get(key)
+    if fd is None:
+        helpers: list[str | None] = [None, None]
+        if os.geteuid() != 0:
+            own = (len(uids) == 1 and tuple(uids[0])[1:] == (os.geteuid(), 1),
+                   len(gids) == 1 and tuple(gids[0])[1:] == (os.getegid(), 1))
+            import shutil
+
+            for i, name in enumerate(("newuidmap", "newgidmap")):
+                if not own[i]:
+                    helpers[i] = shutil.which(name)
+                    if helpers[i] is None:
+                        from .errors import LaunchError
+
+                        raise LaunchError("idmap", 2, name, "ranges of /etc/subuid need newuidmap and newgidmap: "
+                                          "install the package uidmap")
+        fd = _core.userns_create(list(uids), list(gids), *helpers)
+        _userns[key] = fd
+    return fd
+
+
+def _prepare_scratch(native: dict[str, Any]) -> None:
+    """Thrown-away layers on disk lie in a directory of this process's own, noted for the sweep."""
+    if not native["scratch"]:
+        return
+    core = context.get()
+    path = os.path.join(native["scratch"], f"fastctr-{os.getpid()}-{os.urandom(4).hex()}")
+    core.note_scratch(path)
+    os.mkdir(path, 0o700)
+    import atexit
+    import shutil
+
+    atexit.register(shutil.rmtree, path, True)
+    native["scratch"] = path
+
+
+def compile_spec(spec: Spec) -> _core.Plan:
+    core = context.get()
+    native = spec.to_native()
+    _prepare_scratch(native)
+    if native["upper"]:
+        for path in (native["upper"], native["upper"] + ".work"):
+            os.makedirs(path, 0o755, exist_ok=True)
+    fds = _Fds()
+    try:
+        ns_fds = {name: _open_namespace(name, how[1], fds)
+                  for name, how in native["ns"].items() if how[0] == "join"}
+        if native["ns"]["user"][0] == "new":
+            ns_fds["user"] = user_namespace(native["uid_map"], native["gid_map"])
+        idmap_fds = {tuple(m["idmap"]): user_namespace(m["idmap"], m["idmap"])
+                     for m in native["mounts"] if m["idmap"] is not None}
+        return _core.Plan(core, native, ns_fds, idmap_fds)
+    finally:
+        fds.close()
+
+
+def compile_exec(spec: Spec) -> _core.Plan:
+    """The same process attributes, every namespace joined; which ones is told by the target's pidfd."""
+    core = context.get()
+    native = spec.to_native()
+    native.update(rootfs_kind=0, rootfs=None, lower=[], upper=None, scratch=None, mounts=[], devices=[], dev=False,
+                  masked=[], readonly=[], sysctl=[], hostname=None, domainname=None, init=False, cgroup=False,
+                  devrules=[], cwd_create=False)
+    native["ns"] = {name: ("host", None) if how[0] == "host" else ("join", None)
+                    for name, how in native["ns"].items()}
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # any descriptor: the target's takes its place
+    try:
+        return _core.Plan(core, native, {name: null for name, how in native["ns"].items() if how[0] == "join"}, {})
+    finally:
+        os.close(null)
