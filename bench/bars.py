@@ -26,7 +26,10 @@ BARS = (
     Bar("1,000 more mounts on the host, times none", "mounts", "fastctr, more mounts / none", False, 1.15),
     Bar("beside 1,999 running containers, times none", "at_once", "many running / none", False, 1.3),
     Bar("8 threads: times the containers per second of crun run", "threads", "fastctr / crun run", True, 10),
-    Bar("import fastctr, ms over python3 -c pass", "commands", "import fastctr - python3 -c pass, ms", False, 12),
+    Bar("import fastctr, ms over python3 -c pass", "commands", "import fastctr - python3 -c pass, ms",
+        False, 12),
+    Bar("the same with run, Plan and Container used", "commands",
+        "import fastctr, names used - python3 -c pass, ms", False, 12),
     Bar("fastctr run, ms over python3 -c pass", "commands", "fastctr run - python3 -c pass, ms", False, 35),
 )
 

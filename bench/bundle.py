@@ -9,9 +9,9 @@ from . import policy
 
 MEMORY, CPUS, CPU_PERIOD, PIDS = 64 << 20, 2, 100000, 64
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-MASKED = ("/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-          "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-          "/sys/devices/virtual/powercap")
+MASKED = ("/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+          "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
+          "/sys/firmware", "/sys/devices/virtual/powercap")
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
@@ -26,7 +26,8 @@ def config(root: str, argv: list[str], cgroup: str, seccomp: dict[str, Any]) -> 
     return {
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": False, "user": {"uid": 0, "gid": 0}, "args": argv, "cwd": "/", "env": [f"PATH={PATH}"],
+            "terminal": False, "user": {"uid": 0, "gid": 0}, "args": argv, "cwd": "/",
+            "env": [f"PATH={PATH}"],
             "capabilities": {kind: list(policy.CAPS) for kind in ("bounding", "effective", "permitted")},
             "noNewPrivileges": True,
         },
@@ -35,7 +36,8 @@ def config(root: str, argv: list[str], cgroup: str, seccomp: dict[str, Any]) -> 
         "mounts": [
             _mount("/proc", "proc", *safe),
             _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-            _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+            _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620",
+                   "gid=5"),
             _mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=65536k", source="shm"),
             _mount("/dev/mqueue", "mqueue", *safe),
             _mount("/sys", "sysfs", *safe, "ro"),
@@ -55,7 +57,8 @@ def config(root: str, argv: list[str], cgroup: str, seccomp: dict[str, Any]) -> 
     }
 
 
-def make_bundles(folder: str, count: int, root: str, argv: list[str], cgroup: str, seccomp: dict[str, Any]) -> None:
+def make_bundles(folder: str, count: int, root: str, argv: list[str], cgroup: str,
+                 seccomp: dict[str, Any]) -> None:
     """Make bundles FOLDER0 to FOLDER<count-1>, each with a group of its own below CGROUP."""
     for number in range(count):
         os.mkdir(f"{folder}{number}")

@@ -147,7 +147,7 @@ class Stage:
     def bare(self, binary: str = "tiny") -> Side:
         """vfork and exec of a static binary of the root filesystem, on the host."""
         name = "true" if binary == "busybox" else binary
-        return self._side(f"bare {binary}", [self.tools["bare"], "--", os.path.join(self.rootfs, "bin", name)])
+        return self._side(f"bare {binary}", [self.tools["bare"], "--", f"{self.rootfs}/bin/{name}"])
 
     def program(self, name: str, argv: list[str]) -> Side:
         """vfork and exec of any program on the host."""
@@ -159,8 +159,8 @@ class Stage:
                                       "-d", self._folder("classic"), "--", command])
 
     def python(self, name: str, kind: str, argv: list[str], resident_mb: int = 0, mounts: int = -1) -> Side:
-        """A worker of worker.py. MOUNTS -1: in the mount namespace we have; else in a private one with so many
-        more mounts."""
+        """A worker of worker.py. MOUNTS -1: in the mount namespace we have; else in a private one with
+        so many more mounts."""
         options = {"kind": kind, "argv": argv, "rootfs": self.rootfs, "resident_mb": resident_mb}
         command = [sys.executable, "-m", "bench.worker", json.dumps(options)]
         if mounts >= 0:
@@ -168,7 +168,8 @@ class Stage:
             command = [self.tools["bare"], "-p", *extra, "-x", "--", *command]
         return self._side(name, command)
 
-    def plan(self, name: str = "fastctr", argv: str = "/bin/true", resident_mb: int = 0, mounts: int = -1) -> Side:
+    def plan(self, name: str = "fastctr", argv: str = "/bin/true", resident_mb: int = 0,
+             mounts: int = -1) -> Side:
         """fastctr's plan.run; see `python`."""
         return self.python(name, "plan", [argv], resident_mb, mounts)
 
@@ -248,7 +249,7 @@ def cli_command() -> list[str]:
     return [sys.executable, "-I", "-c", code]
 
 
-def import_command() -> list[str]:
-    """An interpreter that imports fastctr and ends."""
+def import_command(use: str = "") -> list[str]:
+    """An interpreter that imports fastctr, does USE and ends."""
     path = "" if installed() else f"import sys; sys.path.append({SOURCE!r}); "
-    return [sys.executable, "-I", "-c", f"{path}import fastctr"]
+    return [sys.executable, "-I", "-c", f"{path}import fastctr; {use}"]

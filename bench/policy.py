@@ -84,8 +84,8 @@ def as_text(oci: dict[str, Any]) -> str:
         else:
             raise ValueError(f"seccomp action {action}: expected SCMP_ACT_ALLOW or SCMP_ACT_ERRNO")
         args = rule.get("args") or []
-        tail = "".join(f" {a['index']} {a['op'].removeprefix('SCMP_CMP_')} {a['value']} {a.get('valueTwo', 0)}"
-                       for a in args)
+        tail = "".join(f" {a['index']} {a['op'].removeprefix('SCMP_CMP_')} {a['value']}"
+                       f" {a.get('valueTwo', 0)}" for a in args)
         lines += [f"{word} {name} {len(args)}{tail}" for name in rule["names"]]
     return "\n".join(lines) + "\n"
 

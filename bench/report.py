@@ -10,15 +10,17 @@ CAVEATS = (
     ("Figures move with the machine, its load and its kernel; ratios between sides of one run hold better. "
      "All ratios pair the sides round by round and are the median over the rounds."),
     "Every start's exit status is checked, for every side; one failed start ends the run.",
-    ("Each program (bare, crun, runc, bwrap, `fastctr run`) is started by vfork from the same small C process, "
-     "so no launcher's cost is counted. fastctr's `plan.run` and `subprocess.run` are timed inside a Python process."),
-    ("crun, runc and bwrap get a root filesystem whose overlay was mounted once, before the measurement: they do not "
-     "pay for an overlay at each start, fastctr and the classic reference do. This favours the three."),
+    ("Each program (bare, crun, runc, bwrap, `fastctr run`) is started by vfork from the same small C "
+     "process, so no launcher's cost is counted. fastctr's `plan.run` and `subprocess.run` are timed inside a "
+     "Python process."),
+    ("crun, runc and bwrap get a root filesystem whose overlay was mounted once, before the measurement: they "
+     "do not pay for an overlay at each start, fastctr and the classic reference do. This favours the three."),
     "bwrap has no control groups: it sets no cpu, memory or pids limit, which favours it too.",
-    ("crun refuses to start where cgroup v1 and v2 are both mounted. Where that is so, it (and runc, to be alike) runs "
-     "in a mount namespace without the v2 mount; the namespace is made once, outside the measurement."),
+    ("crun refuses to start where cgroup v1 and v2 are both mounted. Where that is so, it (and runc, to be "
+     "alike) runs in a mount namespace without the v2 mount; the namespace is made once, outside the measurement."),
     ("fastctr prepares before a start and cleans up after it in the background. In the busy loop this work "
-     "competes with the next start on the same cores, so it is in the figures; in the 8-thread figures it is wholly."),
+     "competes with the next start on the same cores, so part of it is in the figures; in the containers per "
+     "second of 8 threads all of it is."),
     "`/bin/true` is a static busybox everywhere; the tiny binary has no libc and exits at once.",
     "Benchmarks of a container start say nothing of the speed of what runs inside.",
 )
@@ -27,13 +29,14 @@ SETUP_HEAD = ("", "bare, subprocess", "classic", "fastctr", "crun, runc", "bwrap
 SETUP = (
     ("pid, mnt, ipc, uts, cgroup namespaces", "no", "yes", "yes", "yes", "yes"),
     ("net namespace, `lo` up", "no", "made on the path", "yes, from a pool", "yes", "yes"),
-    ("root", "host", "overlay, made on the path", "overlay of its own for each start", "overlay, mounted beforehand",
-     "overlay, mounted beforehand"),
+    ("root", "host", "overlay, made on the path", "overlay of its own for each start",
+     "overlay, mounted beforehand", "overlay, mounted beforehand"),
     ("writable layer of its own for each start", "no", "yes, tmpfs", "yes, tmpfs", "no, shared by all starts",
      "no, shared by all starts"),
     ("/proc, /sys read-only", "no", "yes", "yes", "yes", "yes, the host's /sys"),
     ("/dev with nodes, links, pts, shm, mqueue", "no", "yes", "yes", "yes", "yes"),
-    ("masked and read-only paths", "no", "Docker's", "Docker's", "Docker's", "Docker's, by binds of the host's"),
+    ("masked and read-only paths", "no", "Docker's", "Docker's", "Docker's",
+     "Docker's, by binds of the host's"),
     ("pivot_root", "no", "yes", "yes", "yes", "yes"),
     ("cpu, memory and pids limits", "no", "yes", "yes", "yes", "no"),
     ("device policy", "no", "yes on v1, no on v2", "yes", "yes", "no"),
@@ -81,7 +84,8 @@ def number(value: float | None) -> str:
 def bars(results: dict[str, Any]) -> str:
     """The bars with figure and verdict."""
     return table(("bar", "limit", "figure", "verdict"),
-                 [(row["text"], row["bar"], number(row["figure"]), row["verdict"]) for row in results["bars"]])
+                 [(row["text"], row["bar"], number(row["figure"]), row["verdict"])
+                  for row in results["bars"]])
 
 
 def scenario(name: str, found: dict[str, Any]) -> str:
@@ -113,8 +117,8 @@ def opening(results: dict[str, Any]) -> str:
     """The caveats, the machine, and what each side sets up."""
     parts = ["# Benchmarks", "## Caveats first", "\n".join(f"- {line}" for line in CAVEATS)]
     if results["smoke"]:
-        parts.append("**This was a smoke run: few starts, small loads. Its figures show that the benchmarks work, "
-                     "no more.**")
+        parts.append("**This was a smoke run: few starts, small loads. Its figures show that the benchmarks "
+                     "work, no more.**")
     parts += ["## The machine", "\n".join(f"- {key}: {value}" for key, value in results["machine"].items()),
               "## What each side sets up", table(SETUP_HEAD, SETUP)]
     return "\n\n".join(parts)

@@ -7,7 +7,8 @@ import subprocess
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUSYBOX = ("/bin/busybox", "/usr/bin/busybox")
-APPLETS = ("true", "false", "sh", "readlink", "sleep", "cat", "ls", "mount", "id", "hostname", "ip", "ps", "head", "grep")
+APPLETS = ("true", "false", "sh", "readlink", "sleep", "cat", "ls", "mount", "id", "hostname", "ip",
+           "ps", "head", "grep")
 FOLDERS = ("bin", "etc", "proc", "sys", "dev", "tmp", "root", "run", "var", "usr/bin")
 WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-O2")
 
@@ -25,7 +26,7 @@ def busybox() -> str:
 
 
 def compile_c(name: str, folder: str, *options: str) -> str:
-    """Compile bench/NAME.c to FOLDER/NAME and return that path; raises MissingTool with the compiler's words."""
+    """Compile bench/NAME.c to FOLDER/NAME and return that path; raises MissingTool with cc's words."""
     out = os.path.join(folder, name)
     compiler = os.environ.get("CC", "cc")
     source = os.path.join(HERE, f"{name}.c")

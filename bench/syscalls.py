@@ -12,6 +12,7 @@ from .peers import Side, Stage
 from .worker import MARK
 
 CALL = re.compile(r"^(\d+)\s+(\w+)\(")
+BORN = re.compile(r"^(\d+)\s+(?:<\.\.\. )?(?:clone3?|v?fork)\b.* = (\d+)")
 TOP = 12
 
 
@@ -24,6 +25,12 @@ def _calls(path: str) -> list[tuple[int, str, str]]:
             if found:
                 out.append((int(found[1]), found[2], line))
     return out
+
+
+def _parents(path: str) -> dict[int, int]:
+    """Who made whom: child to parent."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return {int(found[2]): int(found[1]) for line in file if (found := BORN.match(line))}
 
 
 def _summary(calls: list[tuple[int, str, str]]) -> dict[str, Any]:
@@ -43,11 +50,12 @@ def whole_command(stage: Stage, side: Side) -> dict[str, Any]:
 
 
 def one_start(stage: Stage) -> dict[str, dict[str, Any]]:
-    """The system calls of one warm plan.run: those of the caller, those of the container's process until
-    its end, and those that tasks kept in the background made meanwhile."""
+    """The system calls of one warm plan.run: those of the caller, those of the tasks it made for the
+    container until the last one's end, and those made meanwhile by background tasks and theirs."""
     side = stage.plan("traced")
     out = stage.path("trace-plan")
-    side.command = [shutil.which("strace") or "strace", "-f", "-q", "-s", "64", "-o", out, "--", *side.command]
+    strace = shutil.which("strace") or "strace"
+    side.command = [strace, "-f", "-q", "-s", "64", "-o", out, "--", *side.command]
     try:
         side.go(5)
         side.ask("mark 3")
@@ -61,11 +69,19 @@ def one_start(stage: Stage) -> dict[str, dict[str, Any]]:
     caller = calls[begin][0]
     before = {task for task, _, _ in calls[:begin]}
     inside = calls[begin + 1:end]
+    parents = _parents(out)
+
+    def owner(task: int) -> int:
+        """The task from before this start that TASK comes from."""
+        while task not in before and task in parents:
+            task = parents[task]
+        return task
+
     return {
         "fastctr, the caller": _summary([call for call in inside if call[0] == caller]),
-        "fastctr, the container's process": _summary([call for call in inside if call[0] not in before]),
-        "fastctr, in the background": _summary([call for call in inside
-                                                if call[0] in before and call[0] != caller]),
+        "fastctr, the container": _summary([call for call in inside
+                                            if call[0] != caller and owner(call[0]) == caller]),
+        "fastctr, in the background": _summary([call for call in inside if owner(call[0]) != caller]),
     }
 
 

@@ -39,8 +39,8 @@ def command(stage: Stage, name: str, argv: list[str]) -> list[str]:
         if side is None:
             pytest.skip("bwrap is not installed")
         at = side.command.index("--")
-        return [*side.command[:at], "-x", "--", "/bin/sh", "-c", f'exec "$@" 9<{stage.path("policy.bpf")}', "sh",
-                *side.command[at + 1:-1], *argv]
+        shell = f'exec "$@" 9<{stage.path("policy.bpf")}'
+        return [*side.command[:at], "-x", "--", "/bin/sh", "-c", shell, "sh", *side.command[at + 1:-1], *argv]
     program = shutil.which(name)
     if not program:
         pytest.skip(f"{name} is not installed")
@@ -55,7 +55,8 @@ def command(stage: Stage, name: str, argv: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["classic", "crun", "runc", "bwrap"])
 def test_isolation_is_the_same(stage: Stage, name: str) -> None:
-    done = subprocess.run(command(stage, name, SHELL), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command(stage, name, SHELL), capture_output=True, text=True, check=False,
+                          timeout=60)
     text = done.stdout
     fields = dict(re.findall(r"^(\w+):\s+(.*)$", text, re.MULTILINE))
     assert fields["CapEff"] == "00000000a80425fb", done

@@ -107,8 +107,9 @@ uint32_t bpf_compare(struct bpf_out *o, const struct fctr_seccomp_arg *arg, bool
 {
 	uint32_t high = (uint32_t)(arg->value >> 32), low = (uint32_t)arg->value;
 	uint32_t mask_high = UINT32_MAX, mask_low = UINT32_MAX, label, swap;
-	int op = arg->op;
+	int op = arg->op & ~FCTR_SC_LOW32;
 
+	wide = wide && !(arg->op & FCTR_SC_LOW32);
 	if (yes == no)
 		return yes;
 	if (op == FCTR_SC_NE || op == FCTR_SC_LT || op == FCTR_SC_LE) {

@@ -15,16 +15,24 @@ static const struct limit {
 	const char *without;	/* what a kernel lacks that has the controller and not the file */
 } table[] = {
 #define AT(f) offsetof(struct fctr_limits, f)
-	{ "cpu.quota", CT_CPU, AT(cpu_quota_us), "cpu.cfs_quota_us", "cpu.max", true, 1000, INT64_MAX, "cpu bandwidth control" },
-	{ "cpu.period", CT_CPU, AT(cpu_period_us), "cpu.cfs_period_us", "cpu.max", false, 1000, 1000000, "cpu bandwidth control" },
-	{ "cpu.burst", CT_CPU, AT(cpu_burst_us), "cpu.cfs_burst_us", "cpu.max.burst", false, 0, INT64_MAX, "cpu burst (it came with 5.14)" },
+	{ "cpu.quota", CT_CPU, AT(cpu_quota_us), "cpu.cfs_quota_us", "cpu.max", true, 1000, INT64_MAX,
+	  "cpu bandwidth control" },
+	{ "cpu.period", CT_CPU, AT(cpu_period_us), "cpu.cfs_period_us", "cpu.max", false, 1000, 1000000,
+	  "cpu bandwidth control" },
+	{ "cpu.burst", CT_CPU, AT(cpu_burst_us), "cpu.cfs_burst_us", "cpu.max.burst", false, 0, INT64_MAX,
+	  "cpu burst (it came with 5.14)" },
 	{ "cpu.weight", CT_CPU, AT(cpu_weight), "cpu.shares", "cpu.weight", false, 1, 10000, "cpu weights" },
 	{ "cpu.shares", CT_CPU, AT(cpu_shares), "cpu.shares", "cpu.weight", false, 2, 262144, "cpu weights" },
-	{ "cpu.idle", CT_CPU, AT(cpu_idle), "cpu.idle", "cpu.idle", false, 0, 1, "idle groups (they came with 5.15)" },
-	{ "memory.max", CT_MEMORY, AT(memory_max), "memory.limit_in_bytes", "memory.max", true, 0, INT64_MAX, "memory limits" },
-	{ "memory.soft", CT_MEMORY, AT(memory_soft), "memory.soft_limit_in_bytes", "memory.low", true, 0, INT64_MAX, "soft memory limits" },
-	{ "memory.swap", CT_MEMORY, AT(memory_swap_max), "memory.memsw.limit_in_bytes", "memory.swap.max", true, 0, INT64_MAX, "swap accounting" },
-	{ "memory.swappiness", CT_MEMORY, AT(memory_swappiness), "memory.swappiness", NULL, false, 0, 200, "swappiness of a group, which only cgroup v1 has" },
+	{ "cpu.idle", CT_CPU, AT(cpu_idle), "cpu.idle", "cpu.idle", false, 0, 1,
+	  "idle groups (they came with 5.15)" },
+	{ "memory.max", CT_MEMORY, AT(memory_max), "memory.limit_in_bytes", "memory.max", true, 0, INT64_MAX,
+	  "memory limits" },
+	{ "memory.soft", CT_MEMORY, AT(memory_soft), "memory.soft_limit_in_bytes", "memory.low", true, 0, INT64_MAX,
+	  "soft memory limits" },
+	{ "memory.swap", CT_MEMORY, AT(memory_swap_max), "memory.memsw.limit_in_bytes", "memory.swap.max", true, 0, INT64_MAX,
+	  "swap accounting" },
+	{ "memory.swappiness", CT_MEMORY, AT(memory_swappiness), "memory.swappiness", NULL, false, 0, 200,
+	  "swappiness of a group, which only cgroup v1 has" },
 	{ "pids.max", CT_PIDS, AT(pids_max), "pids.max", "pids.max", true, 0, INT32_MAX, "limit on processes" },
 #undef AT
 };
@@ -246,14 +254,16 @@ static int check_huge(struct fctr_cgroot *root, const struct fctr_limits *l, str
 static int check_unified(struct fctr_cgroot *root, const struct fctr_limits *l, struct fctr_error *err)
 {
 	/* These are ours: writing them would move, kill or stop processes behind our back. */
-	static const char *const kept[] = { "cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze", "cgroup.type", "cgroup.subtree_control" };
+	static const char *const kept[] = { "cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze",
+					    "cgroup.type", "cgroup.subtree_control" };
 
 	for (size_t i = 0; i < l->n_unified; i++) {
 		const char *key = l->unified[i].key;
 		int fd;
 
 		if (root->map.mode != FCTR_CGMODE_V2)
-			return fctr_fail(err, FCTR_ST_LIMIT, ENOTSUP, "unified.%.80s: raw keys need cgroup v2, and this machine's controllers are on v1", key);
+			return fctr_fail(err, FCTR_ST_LIMIT, ENOTSUP, "unified.%.80s: raw keys need cgroup v2, "
+					 "and this machine's controllers are on v1", key);
 		if (!key[0] || key[0] == '.' || strchr(key, '/') || strlen(key) > 64)
 			return fctr_fail(err, FCTR_ST_LIMIT, EINVAL, "unified.%.80s: wants the plain name of a file, such as memory.high", key);
 		for (size_t k = 0; k < ARRAY_LEN(kept); k++)

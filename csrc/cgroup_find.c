@@ -176,7 +176,7 @@ static int own_path(const struct fctr_cghier *h, char *out, size_t size)
 	if (!end)
 		return -1;
 	*end = '\0';
-	if (strncmp(line, h->mount_root, skip) || strstr(line, "/.."))
+	if (strncmp(line, h->mount_root, skip) || (skip && line[skip] && line[skip] != '/') || strstr(line, "/.."))
 		return -1;	/* we are outside what this mount shows */
 	line += skip;
 	line += strspn(line, "/");

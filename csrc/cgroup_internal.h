@@ -122,7 +122,7 @@ struct fctr_cgpids {
 int fctr_cg_list(int dirfd, struct fctr_cgpids *out);	/* with groups below; sorted, unique; -1 errno */
 bool fctr_cg_has(const struct fctr_cgpids *list, pid_t pid);
 struct fctr_cgkill { int fd; bool v2, pids, freezer; };
-int fctr_cg_kill_dirs(const struct fctr_cgkill *dirs, size_t n, int deadline_ms);	/* 0 or -1 errno */
+int fctr_cg_kill_dirs(const struct fctr_cgkill *dirs, size_t n, int deadline_ms);	/* 0 were empty, 1, -1 errno */
 int fctr_cg_move_all(int from, int to, bool own_only, int deadline_ms);	/* 0 or -1 errno */
 int fctr_cg_wait_event(int dirfd, const char *key, int64_t value, int deadline_ms);	/* v2; 0 or -1 errno */
 int fctr_cg_rmtree(int parent, const char *name, int budget_ms);	/* 0 or -1 errno; kills nothing */

@@ -276,9 +276,9 @@ int fctr_cg_kill_dirs(const struct fctr_cgkill *dirs, size_t n, int deadline_ms)
 	struct fctr_cgpids now = { 0 }, again = { 0 };
 	int64_t until = fctr_cg_now_ms() + deadline_ms;
 	int empty = 0, failed = 0;
-	bool struck = false;
+	bool begun = false, struck = false;
 
-	for (int round = 0; ; round++) {
+	for (;;) {
 		int64_t left = until - fctr_cg_now_ms();
 
 		if (list_dirs(dirs, n, &now) < 0) {
@@ -293,13 +293,14 @@ int fctr_cg_kill_dirs(const struct fctr_cgkill *dirs, size_t n, int deadline_ms)
 			continue;
 		}
 		empty = 0;
-		if (round && left <= 0) {
+		if (begun && left <= 0) {
 			failed = failed ? failed : ETIMEDOUT;
 			break;
 		}
 		left = left < 0 ? 0 : left > 20 ? 20 : left;
-		if (!round)
+		if (!begun)
 			struck = strike(dirs, n);
+		begun = true;
 		if (struck)
 			fctr_cg_wait_event(dirs[0].fd, "populated", 0, (int)left);
 		else
@@ -310,7 +311,7 @@ int fctr_cg_kill_dirs(const struct fctr_cgkill *dirs, size_t n, int deadline_ms)
 	free(now.pid);
 	free(again.pid);
 	errno = failed;
-	return failed ? -1 : 0;
+	return failed ? -1 : begun;
 }
 
 /* ---- moving -------------------------------------------------------------------------- */
@@ -419,7 +420,9 @@ int fctr_cgroup_kill(struct fctr_cgroup *cg, int deadline_ms, struct fctr_error 
 	struct fctr_cgkill dirs[3];
 	const struct fctr_cgmap *map = &cg->root->map;
 	const int which[3] = { fctr_cg_source(cg), map->v2, cg->root->where[CT_FREEZER] };
+	struct fctr_error ignored = { 0 };
 	size_t n = 0;
+	bool shuts = false;
 	int r, e;
 
 	for (int i = 0; i < 3; i++) {
@@ -434,11 +437,19 @@ int fctr_cgroup_kill(struct fctr_cgroup *cg, int deadline_ms, struct fctr_error 
 			continue;
 		dirs[n++] = (struct fctr_cgkill){ .fd = fd, .v2 = h->v2,
 			.pids = !h->v2 && (h->ctls & CT_BIT(CT_PIDS)), .freezer = !h->v2 && (h->ctls & CT_BIT(CT_FREEZER)) };
+		shuts |= i == 0 && (h->v2 || dirs[n - 1].pids);
+	}
+	/* Nothing there to end forking with: stop them first, which may move them to a freezer. */
+	if (!shuts && !cg->frozen && cg->root->where[CT_FREEZER] >= 0 && n && n < ARRAY_LEN(dirs)) {
+		int fd = fctr_cgroup_freeze(cg, true, &ignored) == 0 ? fctr_cg_open_dir(cg, which[2]) : -1;
+
+		if (fd >= 0)
+			dirs[n++] = (struct fctr_cgkill){ .fd = fd, .v2 = map->hier[which[2]].v2, .freezer = !map->hier[which[2]].v2 };
 	}
 	r = fctr_cg_kill_dirs(dirs, n, deadline_ms);
 	e = errno;
 	for (size_t i = 0; i < n; i++) {
-		cg->shut |= dirs[i].pids;
+		cg->shut |= dirs[i].pids && r != 0;
 		close(dirs[i].fd);
 	}
 	if (r < 0)

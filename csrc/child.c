@@ -118,6 +118,25 @@ static long fork_step(struct fctr_run *run, const struct fctr_step *s)
 	return 0;
 }
 
+/* Linux 6.11 gives out a pid namespace that has no init yet (PIDFD_GET_PID_FOR_CHILDREN_NAMESPACE);
+ * whoever is born into it first is PID 1. */
+static long new_pidns_step(struct fctr_run *run, const struct fctr_step *s)
+{
+	long r = sys1(SYS_unshare, CLONE_NEWPID), pidfd;
+
+	if (r < 0)
+		return r;
+	pidfd = sys2(SYS_pidfd_open, sys0(SYS_getpid), 0);
+	if (pidfd < 0)
+		return pidfd;
+	r = sys3(SYS_ioctl, pidfd, 0xff06 /* _IO(0xff, 6) */, 0);
+	raw_close((int)pidfd);
+	if (r < 0)
+		return r;
+	run->slot[s->slot] = (int)r;
+	return 0;
+}
+
 static int second_child(void *arg)
 {
 	struct fctr_run *run = arg;
@@ -231,6 +250,19 @@ static long user_step(struct fctr_run *run)
 	if (r == 0 && p->uid)	/* what may stay is decided by CAPSET; execve clears the flag */
 		r = sys5(SYS_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
 	return r < 0 ? r : sys3(SYS_setresuid, p->uid, p->uid, p->uid);
+}
+
+/* The ids we came with may have no place in the user namespace, and the kernel makes no file for
+ * such an owner. */
+static long root_ids_step(const struct fctr_step *s)
+{
+	long r = sys3(SYS_setresgid, s->b, s->b, s->b);
+
+	if (r == 0)
+		r = sys5(SYS_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
+	if (r == 0)
+		r = sys3(SYS_setresuid, s->a, s->a, s->a);
+	return r;
 }
 
 static long bounding_step(const struct fctr_step *s)
@@ -369,6 +401,8 @@ static long process_step(struct fctr_run *run, const struct fctr_step *s)
 		r = raw_open(run->slot[s->slot2], STR(run, s->s1), O_RDONLY | O_CLOEXEC);
 		run->slot[s->slot] = r < 0 ? -1 : (int)r;
 		return r < 0 ? r : 0;
+	case FCTR_OP_ROOT_IDS: return root_ids_step(s);
+	case FCTR_OP_NEW_PIDNS: return new_pidns_step(run, s);
 	case FCTR_OP_LO_UP: return lo_up_step();
 	case FCTR_OP_NET_HASH: return net_hash_step(run, s);
 	case FCTR_OP_TIMENS: return timens_step(run, s);

@@ -193,12 +193,20 @@ static long place_step(struct fctr_run *run, const struct fctr_step *s)
 }
 
 /* A mount made from options, still detached. */
-static long new_mount(const char *type, const char *options, uint64_t attrs)
+static long new_mount(const char *type, const char *options, uint64_t attrs, int pidns)
 {
 	long fs = sys2(SYS_fsopen, type, FSOPEN_CLOEXEC), fd;
 
 	if (fs < 0)
 		return fs;
+	sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "source", type, 0);	/* what mount(8) shows */
+	if (pidns >= 0) {	/* Linux 6.18 */
+		fd = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_FD, "pidns", NULL, pidns);
+		if (fd < 0) {
+			raw_close((int)fs);
+			return fd;
+		}
+	}
 	while (*options) {
 		const char *value = options + str_len(options) + 1;
 		long r = *value ? sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, options, value, 0)
@@ -218,7 +226,8 @@ static long new_mount(const char *type, const char *options, uint64_t attrs)
 
 static long fsmount_step(struct fctr_run *run, const struct fctr_step *s)
 {
-	long target, fd = new_mount(STR(run, s->s1), STR(run, s->s3), (uint64_t)s->a), r;
+	int pidns = s->flags & FCTR_STEP_PIDNS ? run->slot[FCTR_SLOT_PIDNS] : -1;
+	long target, fd = new_mount(STR(run, s->s1), STR(run, s->s3), (uint64_t)s->a, pidns), r;
 
 	if (fd < 0)
 		return s->flags & FCTR_STEP_OPTIONAL ? 0 : fd;
@@ -267,6 +276,7 @@ static long overlay_try(struct fctr_run *run, const struct fctr_step *s, bool pl
 
 	if (fs < 0)
 		return fs;
+	sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "source", "overlay", 0);
 	r = overlay_layers((int)fs, STR(run, s->s1), plus);
 	if (r == 0 && s->s2)
 		r = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "upperdir", STR(run, s->s2), 0);
@@ -405,7 +415,7 @@ static long mask_step(struct fctr_run *run, const struct fctr_step *s)
 	if (r == 0) {
 		/* read-only in the superblock too, so that a clear of the mount's flag opens nothing */
 		tree = S_ISDIR(mode) ? new_mount("tmpfs", "ro\0\0nr_inodes\0" "2\0\0",
-						 MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
+						 MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, -1)
 				     : clone_null(run);
 		r = tree < 0 ? tree : move_fd_to_fd((int)tree, (int)fd);
 		raw_close((int)tree);
@@ -454,7 +464,7 @@ static long root_step(struct fctr_run *run, const struct fctr_step *s)
 
 static long base_step(void)
 {
-	long fd = new_mount("tmpfs", "mode\0" "0755\0", MOUNT_ATTR_NOSUID), r;
+	long fd = new_mount("tmpfs", "mode\0" "0755\0", MOUNT_ATTR_NOSUID, -1), r;
 
 	if (fd < 0)
 		return fd;

@@ -244,7 +244,9 @@ void fctr_release(struct fctr_container *c)
 	fctr_close_fd(&c->pidfd);
 	fctr_close_fd(&c->master);
 	fctr_close_fd(&c->status_fd);
-	if (c->inst)
+	if (c->inst && plan->upper)	/* the next start may want the same upperdir at once */
+		fctr_instance_teardown(c->inst, true);
+	else if (c->inst)
 		fctr_ctx_bury(plan->ctx, c->inst);
 	free(c);
 	fctr_plan_unref(plan);

@@ -41,6 +41,7 @@ struct fctr_plan {
 	char *blob; size_t blob_len, blob_cap;
 	int mode;
 	bool own_mnt, has_userns, net_pool, pooled, need_user, has_cgroup, pid_private, init;
+	bool pid_prepared;		/* the pid namespace and its /proc are made beforehand */
 	bool has_devpts, disk_scratch, closed;
 	uint64_t clone_flags;		/* namespaces made by clone itself */
 	int ns_fd[FCTR_NS_COUNT];	/* joined ones, and the user namespace made */
@@ -69,7 +70,7 @@ struct fctr_plan {
 /* Everything of one container that is made before its process. */
 struct fctr_instance {
 	struct fctr_plan *plan;
-	int mnt, ipc, uts, upper_lock;
+	int mnt, ipc, uts, pidns, upper_lock;
 	struct fctr_netns *net;
 	int net_fd;			/* one made for this instance alone (user namespace), or -1 */
 	struct fctr_cgroup *cg;
@@ -97,7 +98,8 @@ struct fctr_cgroot_entry { char *parent; struct fctr_cgroot *root; struct fctr_c
 struct fctr_ctx {
 	struct fctr_config config;
 	char *runtime_dir, *owner;
-	int lock_fd, null_fd, owner_pidfd, mountinfo_fd;
+	int lock_fd, null_fd, owner_pidfd, mountinfo_fd, pidns_fd;
+	bool can_prepare_pid;
 	pid_t pid;
 	pthread_mutex_t lock;
 	pthread_cond_t work, idle;
@@ -131,6 +133,8 @@ struct fctr_step *fctr_step_add(struct fctr_steps *list, int op, int stage);
 int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err);
 int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err);
 void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_steps *list);
+/* instance.c */
+bool fctr_probe_pidns(struct fctr_ctx *ctx);
 
 /* helper.c: run steps in a child that shares memory and descriptors, and wait for it */
 int fctr_helper(struct fctr_ctx *ctx, const struct fctr_steps *steps, const char *blob, int *slot,
@@ -140,6 +144,8 @@ void fctr_step_error(struct fctr_error *err, const struct fctr_steps *steps, con
 		     const struct fctr_result *result);
 char *fctr_stack_get(struct fctr_ctx *ctx);
 void fctr_stack_put(struct fctr_ctx *ctx, char *stack);
+void fctr_before_creds(struct fctr_ctx *ctx);
+void fctr_after_creds(struct fctr_ctx *ctx);
 struct fctr_sigs { uint64_t mask; };
 void fctr_block_signals(struct fctr_sigs *saved);
 void fctr_restore_signals(const struct fctr_sigs *saved);

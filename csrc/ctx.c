@@ -403,7 +403,7 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	ctx->owner = strdup(config->owner);
 	ctx->config.runtime_dir = ctx->config.owner = NULL;
 	ctx->pid = getpid();
-	ctx->lock_fd = ctx->null_fd = ctx->owner_pidfd = ctx->mountinfo_fd = -1;
+	ctx->lock_fd = ctx->null_fd = ctx->owner_pidfd = ctx->mountinfo_fd = ctx->pidns_fd = -1;
 	pthread_mutex_init(&ctx->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -423,6 +423,8 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 		fctr_fail(err, FCTR_ST_FILE, errno, "/dev/null, pidfd or /proc/self/mountinfo");
 		goto fail;
 	}
+	ctx->pidns_fd = open("/proc/thread-self/ns/pid", O_RDONLY | O_CLOEXEC);
+	ctx->can_prepare_pid = config->privileged && ctx->pidns_fd >= 0 && fctr_probe_pidns(ctx);
 	*out = ctx;
 	return 0;
 fail:
@@ -464,6 +466,7 @@ void fctr_ctx_forked(struct fctr_ctx *ctx)
 	fctr_close_fd(&ctx->null_fd);
 	fctr_close_fd(&ctx->owner_pidfd);
 	fctr_close_fd(&ctx->mountinfo_fd);
+	fctr_close_fd(&ctx->pidns_fd);
 	for (struct fctr_netns *n = ctx->nets; n; n = n->next)
 		fctr_close_fd(&n->fd);
 	for (struct fctr_plan *p = ctx->plans; p; p = p->next) {
@@ -472,6 +475,7 @@ void fctr_ctx_forked(struct fctr_ctx *ctx)
 			fctr_close_fd(&i->mnt);
 			fctr_close_fd(&i->ipc);
 			fctr_close_fd(&i->uts);
+			fctr_close_fd(&i->pidns);
 			fctr_close_fd(&i->net_fd);
 		}
 	}

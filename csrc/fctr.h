@@ -237,6 +237,7 @@ struct fctr_launch {
 	const struct fctr_limits *limits;	/* on top of the plan's, this job only; or NULL */
 	bool tty;			/* a terminal of the container's; stdio is ignored */
 	uint16_t rows, cols;
+	bool keep;			/* it may run for long: hold few descriptors meanwhile */
 	bool die_with_thread;		/* SIGKILL when the calling thread ends: see launch.c */
 	bool stamps;
 };

@@ -64,6 +64,23 @@ void fctr_stack_put(struct fctr_ctx *ctx, char *stack)
 		munmap(stack, 2 * FCTR_STACK_SIZE);
 }
 
+/* Some changes of credentials make the memory they happen in not dumpable (prctl(2)), and here
+ * that is our own: put it back. */
+void fctr_before_creds(struct fctr_ctx *ctx)
+{
+	if (atomic_fetch_add(&ctx->cred_changes, 1) == 0)
+		atomic_store(&ctx->dumpable, prctl(PR_GET_DUMPABLE));
+}
+
+void fctr_after_creds(struct fctr_ctx *ctx)
+{
+	int was = atomic_load(&ctx->dumpable);
+
+	if (was == 1 && prctl(PR_GET_DUMPABLE) != 1)
+		prctl(PR_SET_DUMPABLE, 1);
+	atomic_fetch_sub(&ctx->cred_changes, 1);
+}
+
 static int walk_main(void *arg)
 {
 	return fctr_walk(arg) < 0 ? 1 : 0;
@@ -85,11 +102,12 @@ int fctr_helper(struct fctr_ctx *ctx, const struct fctr_steps *steps, const char
 	struct fctr_sigs saved;
 	long pid;
 
-	(void)ctx;
+	fctr_before_creds(ctx);
 	memset(result, 0, sizeof(*result));
 	fctr_block_signals(&saved);
 	pid = fctr_clone_fn(&args, sizeof(args), walk_main, &run);
 	fctr_restore_signals(&saved);
+	fctr_after_creds(ctx);
 	if (pid < 0)
 		return fctr_fail(err, FCTR_ST_CLONE, (int)-pid, "helper");
 	while (wait4((pid_t)pid, NULL, __WALL, NULL) < 0 && errno == EINTR)

@@ -148,6 +148,8 @@ static int make_mounts(struct fctr_plan *p, struct fctr_instance *inst, struct f
 		if (slot[FCTR_SLOT_IPC] != p->ns_fd[FCTR_NS_IPC])
 			inst->ipc = slot[FCTR_SLOT_IPC];
 		slot[FCTR_SLOT_IPC] = -1;
+		inst->pidns = slot[FCTR_SLOT_PIDNS];
+		slot[FCTR_SLOT_PIDNS] = -1;
 		inst->uts = slot[FCTR_SLOT_UTS];
 		slot[FCTR_SLOT_UTS] = -1;
 		if (slot[FCTR_SLOT_NET] != net_given)
@@ -174,8 +176,12 @@ static int make_group(struct fctr_plan *p, struct fctr_instance *inst, struct fc
 	else
 		p->ctx->counters.cg_new++;
 	pthread_mutex_unlock(&p->ctx->lock);
-	if (inst->cg)
+	if (inst->cg) {
+		int fds[FCTR_CG_MAX_TASKS];
+
+		fctr_cgroup_tasks(inst->cg, fds);	/* opened here, off the path */
 		return 0;
+	}
 	snprintf(name, sizeof(name), "%u", atomic_fetch_add(&p->ctx->serial, 1));
 	return fctr_cgroup_create(p->cgroot, name, &p->limits, p->devrules, p->n_devrules, &inst->cg, err);
 }
@@ -190,7 +196,7 @@ struct fctr_instance *fctr_instance_make(struct fctr_plan *p, struct fctr_error 
 		return NULL;
 	}
 	inst->plan = p;
-	inst->mnt = inst->ipc = inst->uts = inst->upper_lock = inst->net_fd = -1;
+	inst->mnt = inst->ipc = inst->uts = inst->pidns = inst->upper_lock = inst->net_fd = -1;
 	fctr_plan_ref(p);
 	inst->stack = fctr_stack_get(p->ctx);
 	if (!inst->stack) {
@@ -280,6 +286,7 @@ static void give_group_back(struct fctr_plan *p, struct fctr_instance *inst, boo
 	if (reuse && !p->closed && !inst->cg_dirty && fctr_cgroup_recycle(inst->cg) == 1) {
 		pthread_mutex_lock(&p->lock);
 		if (p->n_groups_free < (int)ARRAY_LEN(p->groups_free)) {
+			fctr_cgroup_slim(inst->cg);	/* every open descriptor costs each start */
 			p->groups_free[p->n_groups_free++] = inst->cg;
 			kept = true;
 		}
@@ -297,6 +304,7 @@ void fctr_instance_teardown(struct fctr_instance *inst, bool reuse)
 	fctr_close_fd(&inst->mnt);
 	fctr_close_fd(&inst->ipc);
 	fctr_close_fd(&inst->uts);
+	fctr_close_fd(&inst->pidns);
 	fctr_close_fd(&inst->net_fd);
 	if (inst->scratch_name[0]) {
 		cleanup_close int dir = open(p->scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -368,6 +376,34 @@ int fctr_plan_warm(struct fctr_plan *p, int n, struct fctr_error *err)
 		p->n_warm++;
 		pthread_mutex_unlock(&p->lock);
 	}
+}
+
+/* Whether this kernel can make a pid namespace and its procfs before there is a process in it. */
+bool fctr_probe_pidns(struct fctr_ctx *ctx)
+{
+	static const char blob[] = "\0\0proc\0/";
+	struct fctr_step v[] = {
+		{ .op = FCTR_OP_NEW_PIDNS, .stage = FCTR_ST_NAMESPACE, .slot = FCTR_SLOT_PIDNS, .slot2 = -1 },
+		{ .op = FCTR_OP_UNSHARE, .stage = FCTR_ST_NAMESPACE, .slot = -1, .slot2 = -1, .a = 0x00020000 /* CLONE_NEWNS */ },
+		{ .op = FCTR_OP_PRIVATE, .stage = FCTR_ST_NAMESPACE, .slot = -1, .slot2 = -1 },
+		{ .op = FCTR_OP_CHDIR, .stage = FCTR_ST_NAMESPACE, .slot = -1, .slot2 = -1, .s1 = 7 },
+		{ .op = FCTR_OP_FSMOUNT, .stage = FCTR_ST_PROC, .slot = -1, .slot2 = -1, .s1 = 2, .s2 = 2,
+		  .flags = FCTR_STEP_NOCREATE | FCTR_STEP_PIDNS },
+	};
+	struct fctr_steps steps = { v, ARRAY_LEN(v), 0 };
+	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1 };
+	struct fctr_result result;
+	struct fctr_error err;
+	int slot[FCTR_SLOT_TREE];
+	char *stack = fctr_stack_get(ctx);
+	bool ok;
+
+	for (size_t i = 0; i < ARRAY_LEN(slot); i++)
+		slot[i] = -1;
+	ok = stack && fctr_helper(ctx, &steps, blob, slot, &params, stack, &result, &err) == 0;
+	fctr_close_fd(&slot[FCTR_SLOT_PIDNS]);
+	fctr_stack_put(ctx, stack);
+	return ok;
 }
 
 int fctr_instance_pty(struct fctr_instance *inst, char *stack, int *master, int *slave, struct fctr_error *err)

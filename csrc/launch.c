@@ -201,23 +201,6 @@ static int child_main(void *arg)
 	return 127;
 }
 
-/* Some changes of credentials make the memory they happen in not dumpable, and here that is our
- * own (see kernel-facts): put it back. */
-static void before_creds(struct fctr_ctx *ctx)
-{
-	if (atomic_fetch_add(&ctx->cred_changes, 1) == 0)
-		atomic_store(&ctx->dumpable, prctl(PR_GET_DUMPABLE));
-}
-
-static void after_creds(struct fctr_ctx *ctx)
-{
-	int was = atomic_load(&ctx->dumpable);
-
-	if (was == 1 && prctl(PR_GET_DUMPABLE) != 1)
-		prctl(PR_SET_DUMPABLE, 1);
-	atomic_fetch_sub(&ctx->cred_changes, 1);
-}
-
 static int reap_failed(struct start *s, struct fctr_result *result, struct fctr_error *err)
 {
 	while (wait4(s->c->pid, NULL, __WALL, NULL) < 0 && errno == EINTR)
@@ -257,12 +240,18 @@ static int clone_direct(struct start *s, struct fctr_error *err)
 	long pid;
 
 	if (creds)
-		before_creds(p->ctx);
+		fctr_before_creds(p->ctx);
 	fctr_block_signals(&saved);
-	pid = fctr_clone_fn(&args, sizeof(args), child_main, &run);
+	/* this thread's children are born in the prepared namespace, for this one clone */
+	pid = s->inst->pidns >= 0 ? sys2(SYS_setns, s->inst->pidns, CLONE_NEWPID) : 0;
+	if (pid == 0) {
+		pid = fctr_clone_fn(&args, sizeof(args), child_main, &run);
+		if (s->inst->pidns >= 0)
+			sys2(SYS_setns, p->ctx->pidns_fd, CLONE_NEWPID);
+	}
 	fctr_restore_signals(&saved);
 	if (creds)
-		after_creds(p->ctx);
+		fctr_after_creds(p->ctx);
 	if (pid < 0)
 		return fctr_fail(err, FCTR_ST_CLONE, (int)-pid, "%s", pid == -EBADF && into >= 0 ? "cgroup" : "");
 	s->c->pid = (pid_t)pid;
@@ -418,6 +407,13 @@ out:
 	free(s->candidates);
 	free(s->candidate_mem);
 	free(s->argv);
+	if (r == 0 && launch->keep && s->inst) {
+		fctr_close_fd(&s->inst->ipc);
+		fctr_close_fd(&s->inst->uts);
+		fctr_close_fd(&s->inst->pidns);
+		if (s->inst->cg)
+			fctr_cgroup_slim(s->inst->cg);
+	}
 	if (r == 0) {
 		c->inst = s->inst;
 		c->host = target;

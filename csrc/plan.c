@@ -146,7 +146,8 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 		p->mode = p->has_userns ? FCTR_MODE_TWO_STEP : FCTR_MODE_DIRECT;
 	if ((p->mode == FCTR_MODE_STUB || p->init) && p->ctx->config.stub_fd < 0)
 		return fctr_fail(err, FCTR_ST_INIT, ENOENT, "the helper binary fctr-stub is missing from the installation");
-	if (p->mode == FCTR_MODE_DIRECT)
+	p->pid_prepared = p->mode == FCTR_MODE_DIRECT && p->own_mnt && p->ctx->can_prepare_pid;
+	if (p->mode == FCTR_MODE_DIRECT && !p->pid_prepared)
 		p->clone_flags = CLONE_NEWPID;
 	/* a job with the power to change its network namespace takes it to the grave */
 	p->net_pool = ns[FCTR_NS_NET].mode == FCTR_NS_NEW && !p->has_userns;

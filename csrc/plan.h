@@ -18,6 +18,8 @@ enum fctr_op {
 	FCTR_OP_NSDIR,		/* slot: this process's /proc/self/ns, before the root changes */
 	FCTR_OP_NSFD,		/* slot <- nsdir slot2 / s1 */
 	FCTR_OP_LO_UP,
+	FCTR_OP_ROOT_IDS,	/* be a: uid, b: gid of the user namespace just entered, to own what is made */
+	FCTR_OP_NEW_PIDNS,	/* slot <- a pid namespace nobody is in yet */
 	FCTR_OP_NET_HASH,	/* what the network namespace shows, into a result */
 	FCTR_OP_TIMENS,		/* s1: offsets */
 	FCTR_OP_FORK,		/* stub only: the job is born here; a: CLONE_NEWPID or 0 (joined before) */
@@ -69,6 +71,7 @@ enum fctr_op {
 #define FCTR_STEP_OPTIONAL 1u
 #define FCTR_STEP_RECURSIVE 2u
 #define FCTR_STEP_NOCREATE 4u
+#define FCTR_STEP_PIDNS 8u	/* FSMOUNT: a procfs of the pid namespace in slot PIDNS */
 
 struct fctr_step {
 	uint8_t op, stage;
@@ -84,7 +87,7 @@ enum fctr_slot {
 	FCTR_SLOT_NONE = -1,
 	FCTR_SLOT_TEMPLATE, FCTR_SLOT_MNT, FCTR_SLOT_PID, FCTR_SLOT_NET, FCTR_SLOT_IPC, FCTR_SLOT_UTS,
 	FCTR_SLOT_CGROUPNS, FCTR_SLOT_USER, FCTR_SLOT_TIME,
-	FCTR_SLOT_NSDIR, FCTR_SLOT_PASSWD, FCTR_SLOT_GROUP, FCTR_SLOT_MASTER, FCTR_SLOT_SLAVE,
+	FCTR_SLOT_NSDIR, FCTR_SLOT_PIDNS, FCTR_SLOT_PASSWD, FCTR_SLOT_GROUP, FCTR_SLOT_MASTER, FCTR_SLOT_SLAVE,
 	FCTR_SLOT_TASKS, FCTR_SLOT_TASKS_END = FCTR_SLOT_TASKS + 12,
 	FCTR_SLOT_TREE = FCTR_SLOT_TASKS_END,	/* template: one a tree; then one an idmap */
 };

@@ -101,7 +101,7 @@ static void time_namespace(struct fctr_plan *p, const struct fctr_spec *spec)
 	s->s1 = fctr_blob_str(p, text);
 }
 
-static void proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec)
+void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_steps *list)
 {
 	for (size_t i = 0; i < spec->n_mounts; i++) {
 		const struct fctr_mount *m = &spec->mounts[i];
@@ -109,15 +109,15 @@ static void proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec)
 
 		if (m->kind != FCTR_MNT_PROC && m->kind != FCTR_MNT_CGROUP)
 			continue;
-		s = add(p, FCTR_OP_FSMOUNT, m->kind == FCTR_MNT_PROC ? FCTR_ST_PROC : FCTR_ST_CGROUP);
+		s = fctr_step_add(list, FCTR_OP_FSMOUNT, m->kind == FCTR_MNT_PROC ? FCTR_ST_PROC : FCTR_ST_CGROUP);
 		s->s1 = fctr_blob_str(p, m->kind == FCTR_MNT_PROC ? "proc" : "cgroup2");
 		s->s2 = fctr_blob_str(p, m->target);
 		s->a = (int64_t)m->attr_set;
-		s->flags = FCTR_STEP_NOCREATE;
+		s->flags = FCTR_STEP_NOCREATE | (p->pid_prepared ? FCTR_STEP_PIDNS : 0);
 	}
 	for (size_t i = 0; i < spec->n_sysctl; i++) {
 		char path[300];
-		struct fctr_step *s = add(p, FCTR_OP_SYSCTL, FCTR_ST_SYSCTL);
+		struct fctr_step *s = fctr_step_add(list, FCTR_OP_SYSCTL, FCTR_ST_SYSCTL);
 
 		snprintf(path, sizeof(path), "proc/sys/%s", spec->sysctl[i].key);
 		for (char *c = path; *c; c++)
@@ -128,10 +128,10 @@ static void proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec)
 	}
 	for (size_t i = 0; i < spec->n_readonly; i++)
 		if (is_below(spec->readonly[i], "/proc"))
-			add(p, FCTR_OP_RDONLY, FCTR_ST_MASK)->s1 = fctr_blob_str(p, spec->readonly[i]);
+			fctr_step_add(list, FCTR_OP_RDONLY, FCTR_ST_MASK)->s1 = fctr_blob_str(p, spec->readonly[i]);
 	for (size_t i = 0; i < spec->n_masked; i++)
 		if (is_below(spec->masked[i], "/proc"))
-			add(p, FCTR_OP_MASK, FCTR_ST_MASK)->s1 = fctr_blob_str(p, spec->masked[i]);
+			fctr_step_add(list, FCTR_OP_MASK, FCTR_ST_MASK)->s1 = fctr_blob_str(p, spec->masked[i]);
 }
 
 static void label(struct fctr_plan *p, const char *file, const char *prefix, const char *text)
@@ -217,7 +217,8 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 	if (p->own_mnt) {
 		if (p->has_userns)
 			add(p, FCTR_OP_CHDIR, FCTR_ST_PIVOT)->s1 = fctr_blob_str(p, "/r");
-		proc_mounts(p, spec);
+		if (!p->pid_prepared)
+			fctr_compile_proc_mounts(p, spec, &p->start);
 		if (p->has_userns)
 			add(p, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	}

@@ -96,6 +96,16 @@ static size_t tmpfs_options(char *buf, size_t room, int64_t size, uint32_t mode,
 	return n;
 }
 
+/* Become the namespace's root, or whoever is first in it. One that is joined has maps we cannot
+ * know: its root, then. */
+static void root_ids(struct build *b, struct fctr_steps *list)
+{
+	struct fctr_step *s = fctr_step_add(list, FCTR_OP_ROOT_IDS, FCTR_ST_USERNS);
+
+	s->a = b->spec->n_uid_map ? b->spec->uid_map[0].inside : 0;
+	s->b = b->spec->n_gid_map ? b->spec->gid_map[0].inside : 0;
+}
+
 /* ---- template -------------------------------------------------------------------------- */
 
 static void template_steps(struct build *b)
@@ -133,6 +143,7 @@ static void template_steps(struct build *b)
 				s = fctr_step_add(t, FCTR_OP_SETNS, FCTR_ST_USERNS);
 				s->slot = FCTR_SLOT_USER;
 				s->a = CLONE_NEWUSER;
+				root_ids(b, t);
 			}
 			fctr_step_add(t, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
 		}
@@ -464,6 +475,7 @@ static void enter_instance(struct build *b)
 		s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_USERNS);
 		s->slot = FCTR_SLOT_USER;
 		s->a = CLONE_NEWUSER;
+		root_ids(b, &p->inst);
 	}
 	if (ns[FCTR_NS_NET].mode == FCTR_NS_NEW && !p->net_pool) {
 		fctr_step_add(&p->inst, FCTR_OP_UNSHARE, FCTR_ST_NETNS)->a = CLONE_NEWNET;
@@ -490,6 +502,8 @@ static void enter_instance(struct build *b)
 		if (b->spec->domainname)
 			path_step(b, FCTR_OP_DOMAINNAME, FCTR_ST_HOSTNAME, b->spec->domainname);
 	}
+	if (p->pid_prepared)
+		fctr_step_add(&p->inst, FCTR_OP_NEW_PIDNS, FCTR_ST_NAMESPACE)->slot = FCTR_SLOT_PIDNS;
 	s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_NAMESPACE);
 	s->slot = FCTR_SLOT_TEMPLATE;
 	s->a = CLONE_NEWNS;
@@ -543,6 +557,8 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 		make_dev(&b);
 	if (user_mounts(&b, err) < 0)
 		goto out;
+	if (p->pid_prepared)
+		fctr_compile_proc_mounts(p, spec, &p->inst);
 	if (spec->cwd_create && spec->cwd)
 		mkdirs(&b, FCTR_ST_CWD, spec->cwd, 0755);
 	for (size_t i = 0; i < spec->n_masked; i++)

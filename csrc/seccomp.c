@@ -53,7 +53,7 @@ int fctr_seccomp_number(int arch, const char *name)
 #define I386_SOCKETCALL 102
 #define I386_IPC 117
 
-static int i386_direct(int pseudo)
+int fctr_seccomp_i386_direct(int pseudo)
 {
 	static const int16_t sock[] = { [1] = 359, [2] = 361, [3] = 362, [4] = 363, [6] = 367, [7] = 368,
 		[8] = 360, [11] = 369, [12] = 371, [13] = 373, [14] = 366, [15] = 365, [16] = 370,
@@ -61,6 +61,8 @@ static int i386_direct(int pseudo)
 	static const int16_t ipc[] = { [2] = 393, [3] = 394, [11] = 400, [12] = 401, [13] = 399,
 		[14] = 402, [21] = 397, [22] = 398, [23] = 395, [24] = 396 };
 
+	if (pseudo > -100 || pseudo <= -300)
+		return 0;
 	if (pseudo <= -200)
 		return (size_t)(-pseudo - 200) < ARRAY_LEN(ipc) ? ipc[-pseudo - 200] : 0;
 	return (size_t)(-pseudo - 100) < ARRAY_LEN(sock) ? sock[-pseudo - 100] : 0;
@@ -111,7 +113,7 @@ static int check(const struct fctr_seccomp_profile *p, struct build *b, struct f
 	if (p->n_archs == 0)
 		return fctr_fail(err, FCTR_ST_SECCOMP, EINVAL, "no architecture");
 	for (size_t i = 0; i < p->n_archs; i++)
-		if (p->archs[i] < 0 || p->archs[i] >= FCTR_SC_ARCHS)
+		if (p->archs[i] < 0 || p->archs[i] > FCTR_SC_NO_X32)
 			return fctr_fail(err, FCTR_ST_SECCOMP, EINVAL, "architecture %d", p->archs[i]);
 	for (size_t i = 0; i < p->n_rules; i++) {
 		const struct fctr_seccomp_rule *r = &p->rules[i];
@@ -126,7 +128,9 @@ static int check(const struct fctr_seccomp_profile *p, struct build *b, struct f
 			if (arg->index > 5 || (seen & 1u << arg->index))
 				return fctr_fail(err, FCTR_ST_SECCOMP, EINVAL, "rule %zu: argument %u %s", i,
 						 arg->index, arg->index > 5 ? "is over 5" : "occurs twice");
-			if (arg->op < FCTR_SC_NE || arg->op > FCTR_SC_MASKED_EQ)
+			int op = arg->op & ~FCTR_SC_LOW32;
+
+			if (op < FCTR_SC_NE || op > FCTR_SC_MASKED_EQ)
 				return fctr_fail(err, FCTR_ST_SECCOMP, EINVAL, "rule %zu: operator %d", i, arg->op);
 			seen |= 1u << arg->index;
 		}
@@ -166,13 +170,17 @@ static int collect(struct build *b, int arch)
 		for (size_t n = 0; n < r->n_names; n++) {
 			int nr = fctr_seccomp_number(arch, r->names[n]);
 
+			int direct = arch == FCTR_SC_X86 ? fctr_seccomp_i386_direct(nr) : 0;
+
 			if (nr > largest)
 				largest = nr;
+			if (direct > largest)
+				largest = direct;
 			if (nr >= 0) {
 				add_use(b, (uint32_t)nr, r, 0);
 			} else if (arch == FCTR_SC_X86 && nr <= -100 && nr > -300) {
-				if (i386_direct(nr))
-					add_use(b, (uint32_t)i386_direct(nr), r, 0);
+				if (direct)
+					add_use(b, (uint32_t)direct, r, 0);
 				if (nr <= -200)
 					add_use(b, I386_IPC, r, -nr - 200);
 				else
@@ -191,15 +199,17 @@ static bool conditional(const struct use *u, bool wide)
 {
 	for (size_t a = 0; a < u->rule->n_args; a++) {
 		const struct fctr_seccomp_arg *arg = &u->rule->args[a];
+		bool all = wide && !(arg->op & FCTR_SC_LOW32);
 
-		if (arg->op != FCTR_SC_MASKED_EQ || (wide ? arg->value : (uint32_t)arg->value) != 0)
+		if ((arg->op & ~FCTR_SC_LOW32) != FCTR_SC_MASKED_EQ ||
+		    (all ? arg->value : (uint32_t)arg->value) != 0)
 			return true;
 	}
 	return u->mux != 0;
 }
 
-/* A rule that is one equality of argument `index` with a value of that high word. */
-static bool is_equality(const struct use *u, bool wide, unsigned *index, uint64_t *value)
+/* A rule that is one equality of argument `index`; *all: of all its 64 bits. */
+static bool is_equality(const struct use *u, bool wide, unsigned *index, bool *all, uint64_t *value)
 {
 	struct fctr_seccomp_arg arg;
 
@@ -210,8 +220,9 @@ static bool is_equality(const struct use *u, bool wide, unsigned *index, uint64_
 	else
 		return false;
 	*index = arg.index;
-	*value = wide ? arg.value : (uint32_t)arg.value;
-	return arg.op == FCTR_SC_EQ;
+	*all = wide && !(arg.op & FCTR_SC_LOW32);
+	*value = *all ? arg.value : (uint32_t)arg.value;
+	return (arg.op & ~FCTR_SC_LOW32) == FCTR_SC_EQ;
 }
 
 static uint32_t emit_rule(struct bpf_out *o, const struct use *u, bool wide, uint32_t no)
@@ -247,17 +258,18 @@ static struct bpf_leaf verdict(struct build *b, const struct use *uses, size_t n
 	label = bpf_ret(o, b->default_ret);
 	while (n > 0) {
 		unsigned index, other;
+		bool all, other_all;
 		size_t run = 1;
 
 		/* Neighbours that compare one argument with constants load it once. */
-		if (is_equality(&uses[n - 1], wide, &index, &values[0])) {
+		if (is_equality(&uses[n - 1], wide, &index, &all, &values[0])) {
 			while (run < n && run < ARRAY_LEN(values) && uses[n - run - 1].ret == uses[n - 1].ret &&
-			       is_equality(&uses[n - run - 1], wide, &other, &values[run]) &&
-			       other == index && values[run] >> 32 == values[0] >> 32)
+			       is_equality(&uses[n - run - 1], wide, &other, &other_all, &values[run]) &&
+			       other == index && other_all == all && values[run] >> 32 == values[0] >> 32)
 				run++;
 		}
 		if (run > 1)
-			label = bpf_compare_any(o, index, values, run, wide, bpf_ret(o, uses[n - 1].ret), label);
+			label = bpf_compare_any(o, index, values, run, all, bpf_ret(o, uses[n - 1].ret), label);
 		else
 			label = emit_rule(o, &uses[n - 1], wide, label);
 		n -= run;
@@ -321,7 +333,8 @@ static void emit_program(struct build *b)
 	size_t n = 0;
 
 	for (size_t i = 0; i < p->n_archs; i++) {	/* x32 calls say they are x86_64 ones */
-		int arch = p->archs[i] == FCTR_SC_X32 ? FCTR_SC_X86_64 : p->archs[i];
+		bool is_x32 = p->archs[i] == FCTR_SC_X32 || p->archs[i] == FCTR_SC_NO_X32;
+		int arch = is_x32 ? FCTR_SC_X86_64 : p->archs[i];
 		size_t k = 0;
 
 		while (k < n && order[k] != arch)
@@ -331,10 +344,15 @@ static void emit_program(struct build *b)
 	}
 	while (n-- > 0) {
 		struct bpf_leaf x32 = { BPF_LEAF_RET, kill };
-		bool with_x32 = order[n] == FCTR_SC_X86_64 && has_arch(p, FCTR_SC_X32);
+		bool with_x32 = false;
 
-		if (with_x32)
+		if (order[n] == FCTR_SC_X86_64 && has_arch(p, FCTR_SC_X32)) {
 			x32 = leaf_at(o, emit_arch(b, FCTR_SC_X32, NULL));
+			with_x32 = true;
+		} else if (order[n] == FCTR_SC_X86_64 && has_arch(p, FCTR_SC_NO_X32)) {
+			x32.value = SECCOMP_RET_ERRNO | ENOSYS;
+			with_x32 = true;
+		}
 		if (has_arch(p, order[n]))
 			label = emit_arch(b, order[n], with_x32 ? &x32 : NULL);
 		else

@@ -19,11 +19,16 @@ enum fctr_seccomp_action {
 
 enum fctr_seccomp_op {	/* the numbers of libseccomp's enum scmp_compare */
 	FCTR_SC_NE = 1, FCTR_SC_LT, FCTR_SC_LE, FCTR_SC_EQ, FCTR_SC_GE, FCTR_SC_GT,
-	FCTR_SC_MASKED_EQ	/* (argument & value) == (value2 & value) */
+	FCTR_SC_MASKED_EQ,	/* (argument & value) == (value2 & value) */
+	/* or-ed to one of these: only the low 32 bits count, as they do in the kernel for an argument of
+	 * type int. Without, socket(2) with family 2^32 + 40 is not family 40 to the filter, but is to
+	 * the kernel. */
+	FCTR_SC_LOW32 = 0x100
 };
 
 enum fctr_seccomp_arch {
-	FCTR_SC_X86_64, FCTR_SC_X86, FCTR_SC_X32, FCTR_SC_AARCH64, FCTR_SC_ARM, FCTR_SC_ARCHS
+	FCTR_SC_X86_64, FCTR_SC_X86, FCTR_SC_X32, FCTR_SC_AARCH64, FCTR_SC_ARM, FCTR_SC_ARCHS,
+	FCTR_SC_NO_X32 = FCTR_SC_ARCHS	/* x32 calls get ENOSYS, as from a kernel built without them */
 };
 
 struct fctr_seccomp_arg {	/* unsigned; 64 bits on x86_64 and aarch64, the low 32 elsewhere */
@@ -47,7 +52,7 @@ struct fctr_seccomp_profile {
 };
 
 /* Compile. *prog is struct sock_filter[*count], from malloc. Beside the rules:
- *   - a call of an ABI that is not listed kills the process (x32 without FCTR_SC_X32 too);
+ *   - a call of an ABI that is not listed kills the process (x32 too, unless FCTR_SC_X32 or _NO_X32 is);
  *   - an unconditional rule beats the conditional ones of its call, and the first of several counts;
  *   - of conditional rules the first one in the list that matches counts;
  *   - unless the default is to let calls through (ALLOW, LOG, TRACE), a number above the largest the
@@ -59,5 +64,8 @@ int fctr_seccomp_compile(const struct fctr_seccomp_profile *p, void **prog, size
 /* The number of a call on an ABI, as the kernel sees it in seccomp_data.nr (x32 with bit 30 set);
  * below -1: one the ABI has only through socketcall(2) or ipc(2), or not at all; -1: no such name. */
 int fctr_seccomp_number(int arch, const char *name);
+
+/* The i386 call that does directly what such a number below -1 stands for, or 0. */
+int fctr_seccomp_i386_direct(int number);
 
 #endif

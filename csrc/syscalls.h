@@ -108,6 +108,7 @@ static inline long fctr_sys6(long n, long a, long b, long c, long d, long e, lon
 /* fsconfig(2) commands; an enum in headers that have them, so plain names of our own. */
 #define FCTR_FSCONFIG_FLAG 0
 #define FCTR_FSCONFIG_STRING 1
+#define FCTR_FSCONFIG_FD 5
 #define FCTR_FSCONFIG_CREATE 6
 
 struct fctr_open_how { uint64_t flags, mode, resolve; };

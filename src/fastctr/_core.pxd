@@ -161,7 +161,7 @@ cdef extern from "fctr.h" nogil:
         const fctr_limits *limits
         bint tty
         uint16_t rows, cols
-        bint die_with_thread, stamps
+        bint keep, die_with_thread, stamps
     struct fctr_timings:
         double acquire, spawn, run, collect
         int n

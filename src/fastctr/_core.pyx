@@ -157,7 +157,7 @@ cdef class Launch:
     cdef object argv0
 
     def __cinit__(self, list argv, list env, cwd, tuple stdio, list fds, limits, tty, bint die_with_thread,
-                  bint stamps):
+                  bint stamps, bint keep=False):
         cdef Memory mem = Memory()
         cdef int *v
         cdef size_t i
@@ -183,6 +183,7 @@ cdef class Launch:
             self.l.rows, self.l.cols = tty
         self.l.die_with_thread = die_with_thread
         self.l.stamps = stamps
+        self.l.keep = keep
 
 
 cdef class Plan:

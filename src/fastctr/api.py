@@ -369,7 +369,7 @@ class Container:
         try:
             main = threading.current_thread() is threading.main_thread()
             launch = _core.Launch(values, plan.env(env, size is not None), cwd, tuple(stdio.given),
-                                  _pass_fds(pass_fds) if pass_fds else None, _limits(limits), size, main, timings)
+                                  _pass_fds(pass_fds) if pass_fds else None, _limits(limits), size, main, timings, True)
             self._run = self._start(launch)
         except BaseException:
             stdio.close_all()

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WARM_MAX = 8
+WARM_MAX = 4
 """Prepared containers kept for one plan at most."""
 IDLE_MS = 10_000
 """After so long without a start a plan lets go of what it has prepared."""
@@ -21,6 +21,7 @@ _current: _core.Context | None = None
 _hooks = False
 generation = 0
 """Raised by every fork in the child: plans compiled before belong to the parent."""
+_swept = -1
 _forked: list[Callable[[], None]] = []
 
 
@@ -98,6 +99,14 @@ def get() -> _core.Context:
             context = _open()
             _current = context
         return _current
+
+
+def sweep_once() -> None:
+    """With the first plan, once its control groups are there: clear away what dead processes left."""
+    global _swept
+    if _swept != generation:
+        _swept = generation
+        get().sweep()
 
 
 def current() -> _core.Context | None:

@@ -33,9 +33,9 @@ RDONLY, NOSUID, NODEV, NOEXEC, NOATIME, STRICTATIME, NODIRATIME, NOSYMFOLLOW = (
     0x200000,
 )
 ATIME = 0x70  # the field that NOATIME, STRICTATIME and RELATIME (0) share
-MS_REC = 16384
 PROPAGATION = {"": 0, "unbindable": 1 << 17, "private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20}
-PROPAGATION.update({"r" + name: bits | MS_REC for name, bits in list(PROPAGATION.items()) if name})
+# mount_setattr(2) takes no MS_REC: whether it goes down the tree is said by F_ATTR_REC
+PROPAGATION.update({"r" + name: bits for name, bits in list(PROPAGATION.items()) if name})
 
 
 class Mount:
@@ -150,7 +150,8 @@ class Bind(Mount):
     source       its path here; must exist unless optional=True
     read_only    cannot be written through this mount (its submounts neither, when recursive)
     recursive    bring along what is mounted below source
-    propagation  "private", "slave", "shared", "unbindable", or with "r" for the whole tree
+    propagation  "private", "slave", "shared" or "unbindable", for the whole tree when recursive; with an
+                 "r" before it the same (Docker's names)
     idmap        ranges (inside, outside, count) by which owners are shown (Linux 5.12)
     create       make the target if it is missing, as a file or a directory
     nosuid (on by default), nodev (on, except below /dev), noexec, noatime, nosymfollow   flags of the mount

@@ -232,9 +232,11 @@ def compile_spec(spec: Spec) -> _core.Plan:
             ns_fds["user"] = user_namespace(native["uid_map"], native["gid_map"])
         idmap_fds = {tuple(m["idmap"]): user_namespace(m["idmap"], m["idmap"])
                      for m in native["mounts"] if m["idmap"] is not None}
-        return _core.Plan(core, native, ns_fds, idmap_fds)
+        plan = _core.Plan(core, native, ns_fds, idmap_fds)
     finally:
         fds.close()
+    context.sweep_once()
+    return plan
 
 
 def compile_exec(spec: Spec) -> _core.Plan:

@@ -55,8 +55,10 @@ OPERATORS = {
     "SCMP_CMP_MASKED_EQ": 7,
 }
 NE, EQ, MASKED_EQ = 1, 4, 7
+LOW32 = 0x100
+"""Or-ed to an operator: only the low 32 bits count, as they do in the kernel for an int argument."""
 
-ARCHES = {"x86_64": 0, "x86": 1, "x32": 2, "aarch64": 3, "arm": 4}
+ARCHES = {"x86_64": 0, "x86": 1, "x32": 2, "aarch64": 3, "arm": 4, "no_x32": 5}
 
 SPEC_ALLOW = 4
 """SECCOMP_FILTER_FLAG_SPEC_ALLOW: without it the kernel slows the workload down by speculation
@@ -128,9 +130,9 @@ def default_policy(caps: int | Iterable[str], arch: str | None = None) -> Profil
             names += more.split()
     rules: list[Rule] = [
         (names, ALLOW, 0, ()),
-        (("socket",), ALLOW, 0, ((0, NE, data.AF_VSOCK, 0),)),
+        (("socket",), ALLOW, 0, ((0, NE | LOW32, data.AF_VSOCK, 0),)),
     ]
-    rules += [(("personality",), ALLOW, 0, ((0, EQ, value, 0),)) for value in data.PERSONALITIES]
+    rules += [(("personality",), ALLOW, 0, ((0, EQ | LOW32, value, 0),)) for value in data.PERSONALITIES]
     if not mask >> BITS["CAP_SYS_ADMIN"] & 1:
         rules.append((("clone",), ALLOW, 0, ((0, MASKED_EQ, data.CLONE_NAMESPACES, 0),)))
         # its flags are in memory, where a filter can't see them: programs fall back to clone
@@ -138,7 +140,9 @@ def default_policy(caps: int | Iterable[str], arch: str | None = None) -> Profil
     return Profile(ERRNO, _EPERM, [ARCHES[a] for a in data.ARCHITECTURES[arch]], rules)
 
 
-def load_profile(source: str | os.PathLike[str] | Mapping[str, Any], caps: int | Iterable[str] = 0) -> Profile:
+def load_profile(
+    source: str | os.PathLike[str] | Mapping[str, Any], caps: int | Iterable[str] = 0
+) -> Profile:
     """A custom profile: the path of a JSON file, or the object itself.
 
     Both the OCI runtime spec's linux.seccomp and Docker's profile format (archMap, and rules with
@@ -174,7 +178,9 @@ def compile(
         if program is None:
             if not isinstance(profile, Profile):
                 profile = default_policy(mask)
-            program = _core_compile(profile.default_action, profile.default_errno, profile.archs, profile.rules)
+            program = _core_compile(
+                profile.default_action, profile.default_errno, profile.archs, profile.rules
+            )
             _write(key, program)
         if len(_programs) >= _MAX_KEPT:
             _programs.clear()
@@ -249,7 +255,9 @@ def _read(key: str) -> bytes | None:
         return None
     try:
         fd = os.open(
-            key + ".bpf", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=dir_fd
+            key + ".bpf",
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY,
+            dir_fd=dir_fd,
         )
     except OSError:
         return None

@@ -1,263 +1,7 @@
-/* test_cgroup.c: the control-group layer on whatever this machine has (v1, hybrid or pure v2).
- * Prints what failed and 'N passed, N failed'. Wants to be root, or in a delegated v2 group.
- * A first argument of "bench" prints what the calls cost instead. */
+/* test_cgroup.c: the control-group layer: names, limits read back, refusals, devices, parents.
+ * Prints what failed and 'N passed, N failed, N skipped'; see cgroup_support.h. */
 #define _GNU_SOURCE
-#include <dirent.h>
-#include <fcntl.h>
-#include <linux/sched.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
-
-#include "../../csrc/cgroup.h"
-#include "../../csrc/util.h"
-
-static int passed, failed, skipped;
-static struct fctr_cgroot *root;
-static int mode;
-static struct fctr_error err;
-static struct fctr_cginfo info;
-
-__attribute__((format(printf, 3, 4)))
-static bool check_(bool ok, int line, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (ok) {
-		passed++;
-		return true;
-	}
-	failed++;
-	printf("FAILED line %d: ", line);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	printf("  [last error: %s: %s, errno %d]\n", fctr_stage_name(err.stage), err.what, err.err);
-	return false;
-}
-#define CHECK(ok, ...) check_((ok), __LINE__, __VA_ARGS__)
-
-static bool skip(const char *why)
-{
-	skipped++;
-	printf("skipped: %s\n", why);
-	return true;
-}
-
-static struct fctr_limits none(void)
-{
-	return (struct fctr_limits){
-		.cpu_quota_us = FCTR_UNSET, .cpu_period_us = FCTR_UNSET, .cpu_burst_us = FCTR_UNSET,
-		.cpu_weight = FCTR_UNSET, .cpu_shares = FCTR_UNSET, .cpu_idle = FCTR_UNSET,
-		.memory_max = FCTR_UNSET, .memory_soft = FCTR_UNSET, .memory_swap_max = FCTR_UNSET,
-		.memory_swappiness = FCTR_UNSET, .pids_max = FCTR_UNSET, .io_weight = FCTR_UNSET,
-	};
-}
-
-static bool has(const char *ctl)
-{
-	char buf[300], want[40];
-
-	snprintf(buf, sizeof(buf), " %s ", info.controllers);
-	snprintf(want, sizeof(want), " %s ", ctl);
-	return strstr(buf, want) != NULL;
-}
-
-/* The text of a file of the group, found through fctr_cgroup_paths(). */
-static const char *show(struct fctr_cgroup *cg, const char *ctl, const char *file)
-{
-	static char out[4096];
-	char lines[4096], path[4400], *save = NULL;
-
-	fctr_cgroup_paths(cg, lines, sizeof(lines));
-	for (char *l = strtok_r(lines, "\n", &save); l; l = strtok_r(NULL, "\n", &save)) {
-		char *colon = strchr(l, ':');
-		bool fits;
-
-		*colon = '\0';
-		fits = !strcmp(l, "unified");
-		for (char *s2 = NULL, *c = strtok_r(l, ",", &s2); c && !fits; c = strtok_r(NULL, ",", &s2))
-			fits = !strcmp(c, ctl);
-		if (!fits)
-			continue;
-		snprintf(path, sizeof(path), "%s/%s", colon + 1, file);
-		if (fctr_read_at(AT_FDCWD, path, out, sizeof(out)) >= 0) {
-			out[strcspn(out, "\n")] = '\0';
-			return out;
-		}
-	}
-	return "(none)";
-}
-
-/* Does the group have this controller on v1? On hybrid it depends on the controller. */
-static bool on_v1(struct fctr_cgroup *cg, const char *ctl)
-{
-	char lines[4096], *save = NULL;
-
-	fctr_cgroup_paths(cg, lines, sizeof(lines));
-	for (char *l = strtok_r(lines, "\n", &save); l; l = strtok_r(NULL, "\n", &save)) {
-		*strchr(l, ':') = '\0';
-		for (char *s2 = NULL, *c = strtok_r(l, ",", &s2); c; c = strtok_r(NULL, ",", &s2))
-			if (!strcmp(c, ctl))
-				return true;
-	}
-	return false;
-}
-
-static bool is(struct fctr_cgroup *cg, const char *ctl, const char *v1, const char *want1, const char *v2, const char *want2)
-{
-	bool old = v1 && on_v1(cg, ctl);
-	const char *got = show(cg, ctl, old ? v1 : v2), *want = old ? want1 : want2;
-
-	return CHECK(!strcmp(got, want), "%s is \"%s\", not \"%s\"", old ? v1 : v2, got, want);
-}
-
-static struct fctr_cgroup *make(const char *name, const struct fctr_limits *l)
-{
-	struct fctr_cgroup *cg = NULL;
-
-	return CHECK(fctr_cgroup_create(root, name, l, NULL, 0, &cg, &err) == 0, "create %s", name) ? cg : NULL;
-}
-
-/* A process inside the group: born there on v2, joining by itself on v1. */
-static pid_t spawn(struct fctr_cgroup *cg, int (*work)(void *), void *arg)
-{
-	int fds[FCTR_CG_MAX_TASKS], into = fctr_cgroup_into_fd(cg);
-	size_t n = fctr_cgroup_tasks(cg, fds);
-	struct clone_args args = { .exit_signal = SIGCHLD };
-	pid_t pid;
-
-	if (into >= 0) {
-		args.flags = CLONE_INTO_CGROUP;
-		args.cgroup = (uint64_t)into;
-	}
-	fflush(stdout);
-	pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
-	if (pid)
-		return pid;
-	for (size_t i = 0; i < n; i++)
-		if (write(fds[i], "0", 1) != 1)
-			_exit(99);
-	_exit(work(arg));
-}
-
-static int reap(pid_t pid)
-{
-	int status = -1;
-
-	return waitpid(pid, &status, 0) == pid ? status : -1;
-}
-
-static int run(struct fctr_cgroup *cg, int (*work)(void *), void *arg)
-{
-	pid_t pid = spawn(cg, work, arg);
-
-	return pid > 0 ? reap(pid) : -1;
-}
-
-static void nap(long ms)
-{
-	struct timespec t = { ms / 1000, ms % 1000 * 1000000 };
-
-	nanosleep(&t, NULL);
-}
-
-static double now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
-}
-
-static void reap_orphans(void)	/* main() makes us their reaper */
-{
-	while (waitpid(-1, NULL, 0) > 0)
-		;
-}
-
-static int w_nothing(void *arg) { (void)arg; return 0; }
-static int w_sleep(void *arg) { (void)arg; for (;;) pause(); return 0; }
-static int w_touch(void *arg)
-{
-	size_t size = *(size_t *)arg;
-	char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED)
-		return 1;
-	for (size_t i = 0; i < size; i += 4096)
-		((volatile char *)p)[i] = 1;
-	return 0;
-}
-static int w_spin(void *arg)	/* that much cpu time of its own */
-{
-	long ms = *(long *)arg;
-	struct timespec t;
-
-	do
-		clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-	while (t.tv_sec * 1000 + t.tv_nsec / 1000000 < ms);
-	return 0;
-}
-static int w_forks(void *arg)	/* as many children as it gets, up to 30; their number is the status */
-{
-	int n = 0;
-
-	(void)arg;
-	for (; n < 30; n++) {
-		pid_t p = fork();
-
-		if (p < 0)
-			break;
-		if (!p)
-			w_sleep(NULL);
-	}
-	return n;
-}
-static int w_bomb(void *arg)	/* a tree that forks on and on */
-{
-	(void)arg;
-	for (;;) {
-		signal(SIGCHLD, SIG_IGN);
-		if (fork() < 0)
-			nap(1);
-	}
-	return 0;
-}
-static int w_count(void *arg)	/* counts in shared memory */
-{
-	volatile long *n = arg;
-
-	for (;;) {
-		++*n;
-		nap(1);
-	}
-	return 0;
-}
-static int w_open(void *arg)	/* errno of opening a device node */
-{
-	const char *text = arg;
-	int fd = open(text + 2, text[0] == 'r' ? O_RDONLY : text[0] == 'w' ? O_WRONLY : O_RDWR);
-
-	return fd < 0 ? errno : 0;
-}
-
-/* ---- the tests ----------------------------------------------------------------------- */
-
-static void test_info(void)
-{
-	CHECK(fctr_cgroup_info(&info, &err) == 0, "info");
-	printf("mode %d, controllers \"%s\", parent \"%s\", writable %d, delegated %d, systemd %d\n", info.mode,
-	       info.controllers, info.parent, info.writable, info.delegated, info.systemd);
-	CHECK(!info.writable || (info.mode != FCTR_CGMODE_NONE && info.controllers[0] && info.parent[0] == '/'), "something is there");
-}
+#include "cgroup_support.h"
 
 static void test_names(void)
 {
@@ -290,7 +34,7 @@ static void test_limits(void)
 	l.memory_max = 64 << 20;
 	l.memory_soft = 32 << 20;
 	l.memory_swap_max = 96 << 20;
-	l.pids_max = 17;
+	l.pids_max = pids(17);
 	if (fctr_cgroup_check(root, &l, 0, &err) < 0) {
 		CHECK(strstr(err.what, "memory.") != NULL, "check names the limit");
 		l.memory_swap_max = FCTR_UNSET;
@@ -317,7 +61,8 @@ static void test_limits(void)
 	}
 	if (l.memory_swap_max != FCTR_UNSET)
 		is(cg, "memory", "memory.memsw.limit_in_bytes", "100663296", "memory.swap.max", "33554432");
-	is(cg, "pids", "pids.max", "17", "pids.max", "17");
+	if (has("pids"))
+		is(cg, "pids", "pids.max", "17", "pids.max", "17");
 	if (has("cpu")) {
 		is(cg, "cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 200000");
 		is(cg, "cpu", "cpu.cfs_period_us", "200000", "cpu.max", "50000 200000");
@@ -385,8 +130,10 @@ static void test_limits(void)
 		CHECK(fctr_cgroup_limit(cg, &l, &err) < 0 && strstr(err.what, "memory.max"), "swap without memory");
 	l = none();
 	l.pids_max = -1;
-	CHECK(fctr_cgroup_limit(cg, &l, &err) == 0, "pids max");
-	is(cg, "pids", "pids.max", "max", "pids.max", "max");
+	if (has("pids")) {
+		CHECK(fctr_cgroup_limit(cg, &l, &err) == 0, "pids max");
+		is(cg, "pids", "pids.max", "max", "pids.max", "max");
+	}
 	CHECK(fctr_cgroup_recycle(cg) == 0, "a changed group is not recycled");
 	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
 }
@@ -535,200 +282,12 @@ static void test_refusals(void)
 	}
 }
 
-static void test_figures(void)
+static int w_open(void *arg)	/* errno of opening a device node */
 {
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg;
-	struct fctr_usage u;
-	size_t small = 10 << 20, big = 80 << 20;
-	long ms = 60;
-	int status, recycled;
-	bool anew;	/* must recycle: on v2 a pids.peak above one, or an old kernel's memory.peak, forbids it */
+	const char *text = arg;
+	int fd = open(text + 2, text[0] == 'r' ? O_RDONLY : text[0] == 'w' ? O_WRONLY : O_RDWR);
 
-	if (!has("memory") && skip("figures: no memory controller"))
-		return;
-	l.memory_max = 40 << 20;
-	l.pids_max = 8;
-	cg = make("figures", &l);
-	if (!cg)
-		return;
-	anew = on_v1(cg, "memory") && on_v1(cg, "pids");
-	CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.cpu_total_us == 0 && u.memory_limit == 40 << 20 && u.pids_current == 0,
-	      "fresh: cpu %lld, limit %lld", (long long)u.cpu_total_us, (long long)u.memory_limit);
-
-	status = run(cg, w_touch, &small);
-	CHECK(status == 0, "touching 10 MB: status %x", (unsigned)status);
-	CHECK(fctr_cgroup_stats(cg, &u, &err) == 0, "stats");
-	CHECK(u.memory_peak >= 10 << 20 && u.memory_peak < 20 << 20, "peak %lld", (long long)u.memory_peak);
-	CHECK(u.oom_kills == 0, "oom kills %lld", (long long)u.oom_kills);
-	CHECK(u.pids_peak == 1 || u.pids_peak == FCTR_UNSET, "pids peak %lld", (long long)u.pids_peak);
-	CHECK(u.cpu_total_us > 0 && u.cpu_user_us + u.cpu_system_us <= u.cpu_total_us + 2, "cpu %lld", (long long)u.cpu_total_us);
-
-	recycled = fctr_cgroup_recycle(cg);
-	printf("recycle after a plain job: %d\n", recycled);
-	if (anew)
-		CHECK(recycled == 1, "recycle after a plain job");
-	if (recycled) {
-		CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.cpu_total_us == 0 && u.memory_peak < 1 << 20 && u.pids_current == 0,
-		      "recycled: cpu %lld peak %lld", (long long)u.cpu_total_us, (long long)u.memory_peak);
-		status = run(cg, w_spin, &ms);
-		CHECK(status == 0, "spin: status %x", (unsigned)status);
-		CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.cpu_total_us >= 59000 && u.cpu_total_us < 200000, "cpu %lld", (long long)u.cpu_total_us);
-		CHECK(u.memory_peak < 8 << 20, "peak of the second job alone: %lld", (long long)u.memory_peak);
-	}
-
-	status = run(cg, w_touch, &big);
-	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "80 MB in 40: status %x", (unsigned)status);
-	CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.oom_kills == 1, "oom kills %lld", (long long)u.oom_kills);
-	CHECK(u.memory_peak > 38 << 20 && u.memory_peak <= 40 << 20, "peak %lld", (long long)u.memory_peak);
-
-	status = run(cg, w_forks, NULL);
-	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7, "forks within 8: status %x", (unsigned)status);
-	CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.pids_current == 7, "pids %lld", (long long)u.pids_current);
-	CHECK(u.pids_peak == 8 || u.pids_peak == FCTR_UNSET, "pids peak %lld", (long long)u.pids_peak);
-	CHECK(fctr_cgroup_recycle(cg) == 0, "not recycled while populated");
-	CHECK(fctr_cgroup_kill(cg, 3000, &err) == 0, "kill the orphans");
-	reap_orphans();
-	recycled = fctr_cgroup_recycle(cg);
-	printf("recycle after an oom, forks and a kill: %d\n", recycled);
-#ifndef __SANITIZE_ADDRESS__	/* its shadow pages stay charged: then no is the right answer */
-	if (anew)
-		CHECK(recycled == 1, "recycle after forks");
-#endif
-	if (recycled) {
-		is(cg, "pids", "pids.max", "8", "pids.max", "8");
-		CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.oom_kills == 0 && u.pids_peak <= 0, "clean: oom %lld pids peak %lld",
-		      (long long)u.oom_kills, (long long)u.pids_peak);
-		status = run(cg, w_nothing, NULL);
-		CHECK(status == 0, "joins again: status %x", (unsigned)status);
-		CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && (u.pids_peak == 1 || u.pids_peak == FCTR_UNSET), "pids peak %lld", (long long)u.pids_peak);
-	}
-	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
-}
-
-static void test_quota(void)
-{
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg;
-	struct fctr_usage u;
-	long ms = 100;
-	double t0;
-	int status;
-
-	if (!has("cpu") && skip("quota: no cpu controller"))
-		return;
-	l.cpu_quota_us = 20000;
-	l.cpu_period_us = 100000;
-	cg = make("quota", &l);
-	if (!cg)
-		return;
-	t0 = now_us();
-	status = run(cg, w_spin, &ms);
-	t0 = (now_us() - t0) / 1000;
-	CHECK(status == 0 && t0 > 250, "100 ms of cpu at 20 %% took %.0f ms", t0);
-	CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.nr_throttled > 0 && u.throttled_us > 50000, "throttled %lld times, %lld us",
-	      (long long)u.nr_throttled, (long long)u.throttled_us);
-	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
-}
-
-static void test_freeze(void)
-{
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg = make("freeze", &l);
-	volatile long *n = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	pid_t pid, *pids = NULL;
-	size_t n_pids = 0;
-	long before;
-
-	if (!cg)
-		return;
-	pid = spawn(cg, w_count, (void *)n);
-	nap(50);
-	CHECK(fctr_cgroup_pids(cg, &pids, &n_pids, &err) == 0 && n_pids == 1 && pids[0] == pid, "listed: %zu", n_pids);
-	free(pids);
-	fctr_cgroup_slim(cg);
-	CHECK(fctr_cgroup_freeze(cg, true, &err) == 0, "freeze");
-	before = *n;
-	nap(60);
-	CHECK(before > 0 && *n == before, "counted on while frozen: %ld, %ld", before, *n);
-	CHECK(fctr_cgroup_freeze(cg, false, &err) == 0, "thaw");
-	nap(60);
-	CHECK(*n > before, "counts again: %ld, %ld", before, *n);
-	CHECK(fctr_cgroup_freeze(cg, true, &err) == 0, "freeze again");
-	CHECK(fctr_cgroup_kill(cg, 3000, &err) == 0, "kill while frozen");
-	CHECK(WTERMSIG(reap(pid)) == SIGKILL, "killed");
-	CHECK(fctr_cgroup_recycle(cg) == 0, "frozen: not recycled");
-	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
-	munmap((void *)n, 4096);
-}
-
-static void test_kill(void)
-{
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg;
-	struct fctr_usage u;
-	double t0;
-	pid_t pid;
-
-	l.pids_max = 150;
-	cg = make("bomb", &l);
-	if (!cg)
-		return;
-	pid = spawn(cg, w_bomb, NULL);
-	nap(150);
-	CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.pids_current > 50, "bomb went off: %lld", (long long)u.pids_current);
-	t0 = now_us();
-	CHECK(fctr_cgroup_kill(cg, 10000, &err) == 0, "kill a fork bomb");
-	printf("fork bomb of %lld killed in %.1f ms\n", (long long)u.pids_current, (now_us() - t0) / 1000);
-	CHECK(WTERMSIG(reap(pid)) == SIGKILL, "killed");
-	reap_orphans();
-	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
-}
-
-static void test_late_controller(void)
-{
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg;
-	char path[64], buf[1024];
-	pid_t pid;
-
-	if (!has("cpu") && skip("late controller: no cpu"))
-		return;
-	cg = make("late", &l);
-	if (!cg)
-		return;
-	pid = spawn(cg, w_sleep, NULL);
-	nap(20);
-	l.cpu_quota_us = 30000;
-	CHECK(fctr_cgroup_limit(cg, &l, &err) == 0, "a quota for a running job");
-	is(cg, "cpu", "cpu.cfs_quota_us", "30000", "cpu.max", "30000 100000");
-	snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
-	CHECK(fctr_read_at(AT_FDCWD, path, buf, sizeof(buf)) > 0 && strstr(buf, mode == FCTR_CGMODE_V2 ? "0::" : ":cpu") &&
-	      strstr(strstr(buf, mode == FCTR_CGMODE_V2 ? "0::" : ":cpu"), "/late"), "it is in there: %s", buf);
-	CHECK(fctr_cgroup_kill(cg, 3000, &err) == 0, "kill");
-	reap(pid);
-	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
-}
-
-static void test_attach(void)
-{
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg = make("attach", &l);
-	pid_t pid, *pids = NULL;
-	size_t n = 0;
-
-	if (!cg)
-		return;
-	fflush(stdout);
-	pid = fork();
-	if (!pid)
-		_exit(w_sleep(NULL));
-	CHECK(fctr_cgroup_attach(cg, pid, &err) == 0, "attach");
-	CHECK(fctr_cgroup_pids(cg, &pids, &n, &err) == 0 && n == 1 && pids[0] == pid, "attached");
-	free(pids);
-	CHECK(fctr_cgroup_kill(cg, 3000, &err) == 0, "kill");
-	reap(pid);
-	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
+	return fd < 0 ? errno : 0;
 }
 
 static int opens(struct fctr_cgroup *cg, const char *how)
@@ -789,217 +348,42 @@ static void test_devices(void)
 	}
 }
 
-static void *churn(void *arg)	/* makes, uses and removes groups of its own */
-{
-	long id = (long)arg, bad = 0;
-
-	for (int i = 0; i < 15; i++) {
-		struct fctr_limits l = none();
-		struct fctr_error e = { 0 };
-		struct fctr_cgroup *cg = NULL;
-		struct fctr_usage u;
-		char name[32];
-
-		l.pids_max = 5;
-		if (i % 3 == 0 && has("cpu"))
-			l.cpu_weight = 50;
-		snprintf(name, sizeof(name), "t%ld-%d", id, i);
-		if (fctr_cgroup_create(root, name, &l, NULL, 0, &cg, &e) < 0) {
-			bad++;
-			continue;
-		}
-		bad += fctr_cgroup_stats(cg, &u, &e) != 0;
-		bad += fctr_cgroup_destroy(cg) != 0;
-	}
-	return (void *)bad;
-}
-
-static void test_threads(void)
-{
-	pthread_t t[4];
-	long bad = 0;
-	void *r;
-
-	for (long i = 0; i < 4; i++)
-		pthread_create(&t[i], NULL, churn, (void *)i);
-	for (int i = 0; i < 4; i++) {
-		pthread_join(t[i], &r);
-		bad += (long)r;
-	}
-	CHECK(bad == 0, "%ld calls failed in four threads", bad);
-}
-
-static bool is_test_dead(const char *name, void *arg)
-{
-	++*(int *)arg;
-	return !strcmp(name, "ctest-dead");
-}
-
-static void test_sweep(void)
-{
-	struct fctr_cgroot *dead = NULL, *live = NULL;
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg = NULL;
-	int asked = 0, n;
-
-	if (!CHECK(fctr_cgroot_open(NULL, "ctest-dead", &dead, &err) == 0, "open the dead") ||
-	    !CHECK(fctr_cgroot_open(NULL, "ctest-live", &live, &err) == 0, "open the living"))
-		return;
-	l.pids_max = 10;
-	if (has("cpu"))
-		l.cpu_weight = 20;
-	CHECK(fctr_cgroup_create(dead, "left", &l, NULL, 0, &cg, &err) == 0, "create");
-	CHECK(spawn(cg, w_forks, NULL) > 0, "spawn");
-	nap(50);
-	CHECK(fctr_cgroup_freeze(cg, true, &err) == 0, "freeze");
-	n = fctr_cgroot_sweep(root, is_test_dead, &asked);
-	CHECK(n == 1 && asked == 2, "swept %d of %d", n, asked);
-	reap_orphans();
-	CHECK(!strcmp(show(cg, "pids", "cgroup.procs"), "(none)"), "its groups are gone");
-	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy of what is gone");
-	n = fctr_cgroot_sweep(root, is_test_dead, &asked);
-	CHECK(n == 0, "nothing more to sweep: %d", n);
-	fctr_cgroot_close(dead);
-	fctr_cgroot_close(live);
-}
-
 static void test_parent(void)
 {
 	struct fctr_cgroot *r = NULL;
 	struct fctr_cgroup *cg = NULL;
 	struct fctr_limits l = none();
-	char lines[4096];
+	char lines[4096], path[80];
 
 	if (geteuid() != 0 && skip("named parent: not root"))
 		return;
-	if (!CHECK(fctr_cgroot_open("fctr-ctest//one/./two/", "own", &r, &err) == 0, "a relative parent"))
+	snprintf(path, sizeof(path), "%s//one/./two/", own_parent);
+	if (!CHECK(fctr_cgroot_open(path, "own", &r, &err) == 0, "a relative parent"))
 		return;
 	if (CHECK(fctr_cgroup_create(r, "job", &l, NULL, 0, &cg, &err) == 0, "create")) {
 		fctr_cgroup_paths(cg, lines, sizeof(lines));
-		CHECK(strstr(lines, "/fctr-ctest/one/two/own/job\n") != NULL, "paths: %s", lines);
+		snprintf(path, sizeof(path), "/%s/one/two/own/job\n", own_parent);
+		CHECK(strstr(lines, path) != NULL, "paths: %s", lines);
 		CHECK(run(cg, w_nothing, NULL) == 0, "run");
 		CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
 	}
 	fctr_cgroot_close(r);
 	r = NULL;
-	CHECK(fctr_cgroot_open("/fctr-ctest", "own", &r, &err) == 0, "an absolute parent");
+	snprintf(path, sizeof(path), "/%s", own_parent);
+	CHECK(fctr_cgroot_open(path, "own", &r, &err) == 0, "an absolute parent");
 	fctr_cgroot_close(r);
 }
 
-/* Directories of ours anywhere below the mount point. */
-static int left_over(const char *path, int depth)
+int main(void)
 {
-	DIR *d = opendir(path);
-	struct dirent *e;
-	int n = 0;
-
-	while (d && (e = readdir(d))) {
-		char below[4096];
-
-		if (e->d_type != DT_DIR || e->d_name[0] == '.')
-			continue;
-		if (!strncmp(e->d_name, "ctest", 5) || !strncmp(e->d_name, "fctr-ctest", 10)) {
-			printf("left: %s/%s\n", path, e->d_name);
-			n++;
-		}
-		if (depth < 8 && snprintf(below, sizeof(below), "%s/%s", path, e->d_name) < (int)sizeof(below))
-			n += left_over(below, depth + 1);
-	}
-	if (d)
-		closedir(d);
-	return n;
-}
-
-static int by_double(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-enum { B_CREATE, B_STATS, B_STATS_AGAIN, B_STATS_SLIM, B_RECYCLE, B_KILL, B_DESTROY, B_COUNT };
-#define B_MAX 500
-
-static void bench(void)
-{
-	static const char *const names[] = { "create", "stats", "stats again", "stats slim", "recycle", "kill of nothing", "destroy" };
-	static double t[B_COUNT][B_MAX];
-	struct fctr_limits l = none();
-	struct fctr_cgroup *cg = NULL;
-	struct fctr_usage u;
-	int rounds = mode == FCTR_CGMODE_V2 ? 50 : B_MAX, recycled = 0;
-#define TIME(what, call) do { double t0 = now_us(); call; t[what][i] = now_us() - t0; } while (0)
-
-	l.memory_max = 64 << 20;
-	l.pids_max = 32;
-	if (has("cpu"))
-		l.cpu_quota_us = 50000;
-	for (int i = 0; i < rounds; i++) {
-		TIME(B_CREATE, if (fctr_cgroup_create(root, "bench", &l, NULL, 0, &cg, &err) < 0) return);
-		run(cg, w_nothing, NULL);
-		TIME(B_STATS, fctr_cgroup_stats(cg, &u, &err));
-		TIME(B_STATS_AGAIN, fctr_cgroup_stats(cg, &u, &err));
-		TIME(B_RECYCLE, recycled += fctr_cgroup_recycle(cg));
-		fctr_cgroup_slim(cg);
-		TIME(B_STATS_SLIM, fctr_cgroup_stats(cg, &u, &err));
-		TIME(B_KILL, fctr_cgroup_kill(cg, 100, &err));
-		TIME(B_DESTROY, fctr_cgroup_destroy(cg));
-	}
-	for (int b = 0; b < B_COUNT; b++) {
-		qsort(t[b], (size_t)rounds, sizeof(double), by_double);
-		printf("%-16s p50 %7.1f  p95 %7.1f us\n", names[b], t[b][rounds / 2], t[b][rounds * 95 / 100]);
-	}
-	printf("recycled %d of %d\n", recycled, rounds);
-}
-
-static int open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
-
-int main(int argc, char **argv)
-{
-	int fds = open_fds();
-
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	test_info();
-	if (fctr_cgroot_open(NULL, "ctest", &root, &err) < 0) {
-		CHECK(!info.writable && err.what[0] && err.err, "open: %s", err.what);
-		printf("no groups here: %s\n", err.what);
-		printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
-		return failed ? 1 : 0;
-	}
-	mode = fctr_cgroot_mode(root);
-	fctr_cgroup_info(&info, &err);
-	if (argc > 1 && !strcmp(argv[1], "bench")) {
-		bench();
-	} else {
+	if (begin() == 0) {
 		test_names();
 		test_limits();
 		test_io();
 		test_huge_and_unified();
 		test_refusals();
-		test_figures();
-		test_quota();
-		test_freeze();
-		test_kill();
-		test_late_controller();
-		test_attach();
 		test_devices();
-		test_threads();
-		test_sweep();
 		test_parent();
 	}
-	fctr_cgroot_close(root);
-	CHECK(left_over("/sys/fs/cgroup", 0) == 0, "groups are left");
-	CHECK(open_fds() == fds, "descriptors: %d, before %d", open_fds(), fds);
-	printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
-	return failed ? 1 : 0;
+	return finish();
 }

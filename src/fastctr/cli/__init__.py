@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return gc(args[1:])
         if name in ("version", "--version"):
-            print(f"fastctr {version()}")
+            from .. import __version__
+
+            print(f"fastctr {__version__}")
             return 0
         if name in ("help", "--help", "-h"):
             print(HELP)
@@ -58,16 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         file=sys.stderr,
     )
     return 125
-
-
-def version() -> str:
-    """The installed distribution's version, or "unknown" in a bare source tree."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("fastctr")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _broken_pipe() -> int:

@@ -57,12 +57,12 @@ def info(argv: Sequence[str]) -> int:
 
 def collect() -> dict[str, Any]:
     """Everything `fastctr info --json` prints."""
-    from . import version
+    from .. import __version__
 
     missing: list[str] = []
     system = os.uname()
     found = {
-        "fastctr": version(),
+        "fastctr": __version__,
         "kernel": {
             "release": system.release,
             "machine": system.machine,
