@@ -57,10 +57,17 @@ def calibrate(sides: Sequence[Side], budget: float, pause_ms: int, least: int, m
 
 
 def interleave(sides: Sequence[Side], brackets: Sequence[Side], rounds: int, budget: float, pause_ms: int = 0,
-               least: int = 3, most: int = 60) -> dict[str, Figures]:
+               least: int = 3, most: int = 60, alike: bool = False) -> dict[str, Figures]:
     """Run SIDES in turn ROUNDS times, BRACKETS before and after each round (their two runs of a round
-    are put together). SIDES may give a second column: it becomes the figures "NAME, exit seen"."""
+    are put together). SIDES may give a second column: it becomes the figures "NAME, exit seen".
+
+    ALIKE is for sides that differ in one thing and whose ratio is near 1: all make the same number of
+    starts (a pool serves the first of a burst sooner, so bursts of other lengths have other medians), and
+    every other round runs them backwards."""
     counts = calibrate([*brackets, *sides], budget, pause_ms, least, most)
+    if alike:
+        same = min(counts[side.name] for side in sides)
+        counts.update({side.name: same for side in sides})
     figures: dict[str, Figures] = {}
 
     def keep(name: str, values: list[float], join: bool = False) -> None:
@@ -70,10 +77,10 @@ def interleave(sides: Sequence[Side], brackets: Sequence[Side], rounds: int, bud
         else:
             one.rounds.append(values)
 
-    for _ in range(rounds):
+    for turn in range(rounds):
         for side in brackets:
             keep(side.name, side.go(counts[side.name], pause_ms))
-        for side in sides:
+        for side in reversed(sides) if alike and turn % 2 else sides:
             time.sleep(SETTLE)
             keep(side.name, side.go(counts[side.name], pause_ms))
             if side.second:

@@ -234,6 +234,15 @@ def has_fastctr() -> bool:
     return find_spec("fastctr") is not None and find_spec("fastctr._core") is not None
 
 
+def stamp() -> tuple[float, int]:
+    """What tells one build of fastctr's core from another."""
+    spec = find_spec("fastctr._core") if has_fastctr() else None
+    if spec is None or spec.origin is None:
+        return (0.0, 0)
+    found = os.stat(spec.origin)
+    return (found.st_mtime, found.st_size)
+
+
 def installed() -> bool:
     """Is fastctr on a fresh interpreter's own path?"""
     probe = "import importlib.util as u, sys; sys.exit(u.find_spec('fastctr') is None)"

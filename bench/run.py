@@ -3,15 +3,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from typing import Any
 
 from . import bars, machine, report
-from .peers import PeerFailed, Stage, has_fastctr
+from .peers import PeerFailed, Stage, has_fastctr, stamp
 from .policy import NoProfile
 from .rootfs import MissingTool
 from .scenarios import SCENARIOS, Bench
+
+BUSY_LOAD = 0.5     # of one minute: something else was running
 
 
 def parse() -> argparse.Namespace:
@@ -33,6 +36,10 @@ def measure(chosen: list[str], smoke: bool) -> dict[str, Any]:
     if not fastctr:
         results["notes"].append("fastctr is not built: only its peers were measured.")
     results["bars"] = []
+    built = stamp()
+    if os.getloadavg()[0] > BUSY_LOAD:
+        results["notes"].append(f"The machine was busy before the run (load {os.getloadavg()[0]:.1f}): bars "
+                                "passed or missed here say little.")
     print(report.opening(results), flush=True)
     with Stage() as stage:
         bench = Bench(stage, smoke, fastctr)
@@ -48,6 +55,9 @@ def measure(chosen: list[str], smoke: bool) -> dict[str, Any]:
             results["scenarios"][name] = found
             print(f"\n{report.scenario(name, found)}\n\n({time.monotonic() - begin:.0f} s)", flush=True)
     results["bars"] = bars.judge(results["scenarios"])
+    if stamp() != built:
+        results["notes"].append("fastctr was built anew during the run: its figures are of different builds, "
+                                "and this run is not to be published.")
     return results
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ def quiet(bench: Bench) -> dict[str, Any]:
             figures[f"{side.name}, after quiet"] = Figures(side.name)
         for _ in range(scale.quiet_rounds):
             for side in sides:
-                figures[side.name].rounds.append(side.go(2 * scale.quiet_starts))
+                figures[side.name].rounds.append(side.go(4 * scale.quiet_starts))
                 figures[f"{side.name}, after quiet"].rounds.append(side.go(scale.quiet_starts, 100))
     finally:
         for side in sides:
@@ -120,9 +121,13 @@ def resident(bench: Bench) -> dict[str, Any]:
         return {}
     big = bench.scale.resident_mb
     small, large = "fastctr, 20 MB resident", f"fastctr, {big} MB resident"
-    # A worker has 13 MB of its own.
-    figures = bench.run([bench.stage.plan(small, resident_mb=7), bench.stage.plan(large, resident_mb=big)])
-    return {"sides": table(figures), "ratios": {"large / small": ratio(figures[large], figures[small])}}
+    # A worker has 13 MB of its own. The second small one is the control: its ratio shows the noise.
+    again = f"{small}, again"
+    figures = bench.run([bench.stage.plan(small, resident_mb=7), bench.stage.plan(large, resident_mb=big),
+                         bench.stage.plan(again, resident_mb=7)], alike=True)
+    return {"sides": table(figures), "ratios": {
+        "large / small": ratio(figures[large], figures[small]),
+        "small again / small (1 but for noise)": ratio(figures[again], figures[small])}}
 
 
 def mounts(bench: Bench) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def mounts(bench: Bench) -> dict[str, Any]:
     figures = bench.run(bench.sides(
         bench.fast(stage.plan, "fastctr", mounts=0),
         bench.fast(stage.plan, f"fastctr, {more}", mounts=number),
-        stage.runtime("crun"), stage.runtime("crun", number)))
+        stage.runtime("crun"), stage.runtime("crun", number)), alike=True)
     out = {}
     for name in ("fastctr", "crun run"):
         if name in figures:
@@ -155,6 +160,7 @@ def at_once(bench: Bench) -> dict[str, Any]:
         side.go(3)
         beside.rounds.append(side.go(120))
         side.ask("empty")
+        time.sleep(number / 500)    # thousands of namespaces go; what comes next is not to pay for that
         side.go(3)
         alone.rounds.append(side.go(60))
     finally:
@@ -217,7 +223,7 @@ def cold(bench: Bench) -> dict[str, Any]:
     if not bench.fastctr:
         return {}
     stage = bench.stage
-    figures = bench.run([stage.plan(), stage.cold()])
+    figures = bench.run([stage.plan(), stage.cold()], alike=True)
     return {"sides": table(figures), "ratios": ratios(figures, ("fastctr, fresh plan", "fastctr"))}
 
 

@@ -28,6 +28,7 @@
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4
 #endif
+#define CLOSE_RANGE_UNSHARE_ 2
 #define SIOCGIFFLAGS_ 0x8913
 #define SIOCSIFFLAGS_ 0x8914
 
@@ -181,6 +182,13 @@ static long stdio_step(struct fctr_run *run)
 
 	if (p->n_fds > 64)
 		return -E2BIG;
+	if (p->shared_top > 0) {
+		/* The table is still the launcher's: take a copy of the low part only. Copying and
+		 * closing thousands of descriptors would cost more than the start. */
+		r = sys3(SYS_close_range, p->shared_top, ~0U, CLOSE_RANGE_UNSHARE_);
+		if (r < 0)
+			return r;
+	}
 	r = sys0(SYS_setsid);
 	if (r < 0 && r != -EPERM)
 		return r;
@@ -272,11 +280,9 @@ static long bounding_step(const struct fctr_step *s)
 
 		if (s->c & 1ULL << cap)
 			continue;
-		r = sys5(SYS_prctl, PR_CAPBSET_READ, cap, 0, 0, 0);
+		r = sys5(SYS_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
 		if (r == -EINVAL)	/* past the last one */
 			break;
-		if (r == 1)
-			r = sys5(SYS_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
 		if (r < 0)
 			return r;
 	}
@@ -362,11 +368,13 @@ static long cwd_step(struct fctr_run *run, const struct fctr_step *s)
 static long exec_step(struct fctr_run *run)
 {
 	const struct fctr_params *p = run->params;
-	sigset_t none;
+	uint64_t none = 0, dfl[8] = { 0 };
 	long err = -ENOENT;
 
-	for (size_t i = 0; i < sizeof(none); i++)
-		((char *)&none)[i] = 0;
+	/* CLONE_CLEAR_SIGHAND leaves ignored signals ignored: Python's SIGPIPE, nohup's SIGHUP */
+	for (int sig = 1; sig < 32; sig++)
+		if (sig != SIGKILL && sig != SIGSTOP)
+			sys4(SYS_rt_sigaction, sig, dfl, NULL, 8);
 	sys4(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
 	if (p->stub_fd >= 0)	/* the init keeps the report, to say how the job ended */
 		sys3(SYS_fcntl, p->err_fd, F_SETFD, 0);
@@ -394,7 +402,8 @@ static long process_step(struct fctr_run *run, const struct fctr_step *s)
 	case FCTR_OP_SETNS: return sys2(SYS_setns, run->slot[s->slot], s->a);
 	case FCTR_OP_UNSHARE: return sys1(SYS_unshare, s->a);
 	case FCTR_OP_NSDIR:
-		r = raw_open(AT_FDCWD, "/proc/self/ns", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		/* O_PATH: the directory is root's while our memory is not dumpable */
+		r = raw_open(AT_FDCWD, "/proc/self/ns", O_PATH | O_DIRECTORY | O_CLOEXEC);
 		run->slot[s->slot] = r < 0 ? -1 : (int)r;
 		return r < 0 ? r : 0;
 	case FCTR_OP_NSFD:

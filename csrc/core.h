@@ -42,6 +42,7 @@ struct fctr_plan {
 	int mode;
 	bool own_mnt, has_userns, net_pool, pooled, need_user, has_cgroup, pid_private, init;
 	bool pid_prepared;		/* the pid namespace and its /proc are made beforehand */
+	bool share_files;		/* the start opens nothing, so it may share the descriptor table */
 	bool has_devpts, disk_scratch, closed;
 	uint64_t clone_flags;		/* namespaces made by clone itself */
 	int ns_fd[FCTR_NS_COUNT];	/* joined ones, and the user namespace made */
@@ -107,8 +108,7 @@ struct fctr_ctx {
 	bool thread_started, stop, busy;
 	unsigned mount_gen;
 	atomic_uint serial;
-	atomic_int cred_changes;	/* launches that change credentials on shared memory, in flight */
-	atomic_int dumpable;
+	int cred_changes, dumpable;	/* children on shared memory, in flight; our own before them */
 	struct fctr_plan *plans;
 	struct fctr_instance *dead; int n_dead;		/* to be torn down */
 	struct fctr_plan *refill[64]; int n_refill;
@@ -144,6 +144,7 @@ void fctr_step_error(struct fctr_error *err, const struct fctr_steps *steps, con
 		     const struct fctr_result *result);
 char *fctr_stack_get(struct fctr_ctx *ctx);
 void fctr_stack_put(struct fctr_ctx *ctx, char *stack);
+void fctr_move_high(int *fd);
 void fctr_before_creds(struct fctr_ctx *ctx);
 void fctr_after_creds(struct fctr_ctx *ctx);
 struct fctr_sigs { uint64_t mask; };

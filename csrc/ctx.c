@@ -316,19 +316,90 @@ int fctr_ctx_cgroot(struct fctr_ctx *ctx, const char *parent, struct fctr_cgroot
 
 /* ---- owners ---------------------------------------------------------------------------- */
 
-/* An owner lives while somebody holds the lock on its file; the lock goes with the process. */
+/* Owners are called "<pid>-<starttime>-<random>-<tag>". The sweep kills, so what it takes for an
+ * owner's is held to that form: a parent that the user named holds other people's groups, and a
+ * runtime directory may hold other files. */
+static bool owner_name(const char *name)
+{
+	size_t pid = strspn(name, "0123456789"), start, rand;
+
+	start = pid && name[pid] == '-' ? strspn(name + pid + 1, "0123456789") : 0;
+	if (!start || name[pid + 1 + start] != '-')
+		return false;
+	name += pid + start + 2;
+	rand = strspn(name, "0123456789abcdef");
+	return rand && name[rand] == '-' && name[rand + 1];
+}
+
+/* The tag is the runtime directory's identity: one without a file in *this* directory says nothing
+ * of an owner that keeps its file in another one (FASTCTR_RUNTIME_DIR, another user, a container
+ * that sees the same groups). An owner holds its file open, so the file system it is on and its
+ * device number stay while it lives. */
+static int owner_tag(const char *runtime_dir, char *out, size_t size)
+{
+	struct stat st;
+
+	if (stat(runtime_dir, &st) < 0)
+		return -1;
+	snprintf(out, size, "-%llx.%llx", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+	return 0;
+}
+
+/* Whether the process an owner was named after is there: the directory may have been emptied by
+ * somebody, or been made anew with the old one's number, and then a missing file proves nothing. */
+static bool process_lives(const char *owner)
+{
+	char path[64], buf[1024], *p;
+	unsigned long long want = strtoull(strchr(owner, '-') + 1, NULL, 10), start = 0;
+
+	snprintf(path, sizeof(path), "/proc/%llu/stat", strtoull(owner, NULL, 10));
+	if (fctr_read_at(AT_FDCWD, path, buf, sizeof(buf)) < 0)
+		return errno != ENOENT && errno != ESRCH;
+	p = strrchr(buf, ')');		/* field 22 is the start time, and 3 comes after the name */
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (p)
+		start = strtoull(p, NULL, 10);
+	return start == want;
+}
+
+/* An owner lives while somebody holds the lock on its file; the lock goes with the process. Any
+ * doubt counts as alive: a leftover is a nuisance, a killed container is a loss. */
 static bool owner_dead(const char *name, void *arg)
 {
 	struct fctr_ctx *ctx = arg;
 	cleanup_close int dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	cleanup_close int fd = -1;
+	char tag[48];
+	size_t len = strlen(name), n;
 
-	if (strcmp(name, ctx->owner) == 0 || dir < 0)
+	if (dir < 0 || strcmp(name, ctx->owner) == 0 || !owner_name(name) ||
+	    owner_tag(ctx->runtime_dir, tag, sizeof(tag)) < 0)
 		return false;
-	fd = openat(dir, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0)
-		return errno == ENOENT;	/* the file is made before anything else, and removed last */
+	n = strlen(tag);
+	if (len <= n || strcmp(name + len - n, tag) != 0)
+		return false;
+	fd = openat(dir, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0)	/* made before anything else, and removed last */
+		return errno == ENOENT && !process_lives(name);
 	return flock(fd, LOCK_EX | LOCK_NB) == 0;
+}
+
+/* Make our file and lock it. Between the two a sweep may take it for a dead one's, so look again. */
+static int take_lock(int dir, const char *name)
+{
+	for (int tries = 0; tries < 20; tries++) {
+		cleanup_close int fd = openat(dir, name, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND | O_NOFOLLOW, 0600);
+		struct stat ours, there;
+
+		if (fd < 0)
+			return -1;
+		if (flock(fd, LOCK_EX) == 0 && fstat(fd, &ours) == 0 &&
+		    fstatat(dir, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && ours.st_ino == there.st_ino)
+			return fctr_steal_fd(&fd);
+	}
+	errno = EBUSY;
+	return -1;
 }
 
 /* Directories on disk that a dead owner was using are named in its file, one a line. */
@@ -366,9 +437,9 @@ int fctr_ctx_sweep(struct fctr_ctx *ctx)
 	while (dir && (ent = readdir(dir))) {
 		cleanup_close int fd = -1;
 
-		if (ent->d_name[0] == '.' || strcmp(ent->d_name, ctx->owner) == 0)
+		if (!owner_name(ent->d_name) || strcmp(ent->d_name, ctx->owner) == 0)
 			continue;
-		fd = openat(dirfd(dir), ent->d_name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+		fd = openat(dirfd(dir), ent->d_name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 		if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
 			continue;
 		remove_scratch(fd);
@@ -395,12 +466,24 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	struct fctr_ctx *ctx = calloc(1, sizeof(*ctx));
 	cleanup_close int dir = -1;
 	pthread_condattr_t attr;
+	char tag[48];
 
 	if (!ctx)
 		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "context");
 	ctx->config = *config;
+	if (owner_tag(config->runtime_dir, tag, sizeof(tag)) < 0) {
+		free(ctx);
+		return fctr_fail(err, FCTR_ST_FILE, errno, "%s", config->runtime_dir);
+	}
 	ctx->runtime_dir = strdup(config->runtime_dir);
-	ctx->owner = strdup(config->owner);
+	if (asprintf(&ctx->owner, "%s%s", config->owner, tag) < 0)
+		ctx->owner = NULL;
+	if (!ctx->runtime_dir || !ctx->owner) {
+		free(ctx->runtime_dir);
+		free(ctx->owner);
+		free(ctx);
+		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "context");
+	}
 	ctx->config.runtime_dir = ctx->config.owner = NULL;
 	ctx->pid = getpid();
 	ctx->lock_fd = ctx->null_fd = ctx->owner_pidfd = ctx->mountinfo_fd = ctx->pidns_fd = -1;
@@ -411,8 +494,8 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	pthread_cond_init(&ctx->idle, NULL);
 	pthread_condattr_destroy(&attr);
 	dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	ctx->lock_fd = dir < 0 ? -1 : openat(dir, ctx->owner, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_APPEND, 0600);
-	if (ctx->lock_fd < 0 || flock(ctx->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+	ctx->lock_fd = dir < 0 ? -1 : take_lock(dir, ctx->owner);
+	if (ctx->lock_fd < 0) {
 		fctr_fail(err, FCTR_ST_FILE, errno, "%s/%s", ctx->runtime_dir, ctx->owner);
 		goto fail;
 	}

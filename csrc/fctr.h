@@ -114,14 +114,13 @@ enum fctr_mount_kind {
 #define FCTR_MNT_F_ATTR_REC	2u	/* apply attrs to submounts too */
 #define FCTR_MNT_F_OPTIONAL	4u	/* a missing source is not an error */
 #define FCTR_MNT_F_NOCREATE	8u	/* do not make the target */
-#define FCTR_MNT_F_COPYUP	16u	/* tmpfs: start with what the target holds */
 struct fctr_mount {
 	int kind;
 	unsigned flags;
-	const char *source;	/* bind: host path; symlink: its text */
+	const char *source;	/* bind: host path; symlink: its text; cgroup: v1 controllers, NULL for v2 */
 	const char *target;	/* absolute, inside the root */
 	uint64_t attr_set, attr_clr;	/* MOUNT_ATTR_* */
-	uint64_t propagation;	/* MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE, | MS_REC, or 0 */
+	uint64_t propagation;	/* MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE (never MS_REC), or 0 */
 	int64_t size;		/* tmpfs: bytes, -1 the kernel's default */
 	uint32_t mode;		/* tmpfs and file: permission bits */
 	uint32_t uid, gid;	/* tmpfs and file: owner inside the container */

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -64,21 +65,49 @@ void fctr_stack_put(struct fctr_ctx *ctx, char *stack)
 		munmap(stack, 2 * FCTR_STACK_SIZE);
 }
 
-/* Some changes of credentials make the memory they happen in not dumpable (prctl(2)), and here
- * that is our own: put it back. */
+/* A child that shares our memory has, towards its exec, no more rights than a container's job:
+ * one of those (or a host user of the same uid) that sees its pid could trace it, and so read and
+ * write our memory. Memory that is not dumpable can't be traced without CAP_SYS_PTRACE (ptrace(2)),
+ * so ours isn't while there is such a child. The kernel does the same on some changes of credentials;
+ * put it back when the last child is gone, not before. Without privilege it stays as it was: /proc/self
+ * would be root's, and the child's user namespace is what keeps others out. */
 void fctr_before_creds(struct fctr_ctx *ctx)
 {
-	if (atomic_fetch_add(&ctx->cred_changes, 1) == 0)
-		atomic_store(&ctx->dumpable, prctl(PR_GET_DUMPABLE));
+	pthread_mutex_lock(&ctx->lock);
+	if (ctx->cred_changes++ == 0) {
+		ctx->dumpable = prctl(PR_GET_DUMPABLE);
+		if (ctx->config.privileged)
+			prctl(PR_SET_DUMPABLE, 0);
+	}
+	pthread_mutex_unlock(&ctx->lock);
 }
 
 void fctr_after_creds(struct fctr_ctx *ctx)
 {
-	int was = atomic_load(&ctx->dumpable);
-
-	if (was == 1 && prctl(PR_GET_DUMPABLE) != 1)
+	pthread_mutex_lock(&ctx->lock);
+	if (--ctx->cred_changes == 0 && ctx->dumpable == 1)
 		prctl(PR_SET_DUMPABLE, 1);
-	atomic_fetch_sub(&ctx->cred_changes, 1);
+	pthread_mutex_unlock(&ctx->lock);
+}
+
+/* Descriptors held for long go to the upper half, so that the low numbers, which a start copies,
+ * stay free for the ones it needs. */
+void fctr_move_high(int *fd)
+{
+	static const int floor_min = 256;
+	struct rlimit lim;
+	int high;
+
+	if (*fd < 0 || getrlimit(RLIMIT_NOFILE, &lim) < 0)
+		return;
+	high = lim.rlim_cur > 8192 ? 4096 : (int)lim.rlim_cur / 2;	/* a table is copied up to its highest */
+	if (high < floor_min || *fd >= high)
+		return;
+	high = fcntl(*fd, F_DUPFD_CLOEXEC, high);
+	if (high < 0)		/* it is full up there */
+		return;
+	close(*fd);
+	*fd = high;
 }
 
 static int walk_main(void *arg)

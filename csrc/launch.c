@@ -30,6 +30,7 @@ struct start {			/* one launch in progress */
 	int slot[FCTR_SLOT_TREE];
 	struct fctr_params params;
 	struct fctr_fdmap fds[64];
+	uint32_t groups[256];
 	char **candidates, *candidate_mem;
 	const char **argv;
 	int report_r, report_w, stub_fd, slave;
@@ -162,8 +163,16 @@ static void identity(struct start *s)
 
 	q->uid = u ? u->uid : p->uid;
 	q->gid = u ? u->gid : p->gid;
-	q->groups = u && !p->groups_given ? u->groups : p->groups;
-	q->n_groups = (uint32_t)(u && !p->groups_given ? u->n_groups : p->n_groups);
+	q->groups = p->groups;
+	q->n_groups = (uint32_t)p->n_groups;
+	if (u && !p->groups_given) {	/* those of the user, and those to add */
+		q->n_groups = 0;
+		for (size_t i = 0; i < u->n_groups; i++)
+			s->groups[q->n_groups++] = u->groups[i];
+		for (size_t i = 0; i < p->n_groups && q->n_groups < ARRAY_LEN(s->groups); i++)
+			s->groups[q->n_groups++] = p->groups[i];
+		q->groups = s->groups;
+	}
 }
 
 static void namespace_slots(struct start *s)
@@ -230,17 +239,15 @@ static int clone_direct(struct start *s, struct fctr_error *err)
 	bool two_step = p->mode == FCTR_MODE_TWO_STEP;
 	struct fctr_clone_args args = {
 		.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | p->clone_flags |
-			 (two_step ? CLONE_FILES : 0) | (into >= 0 ? CLONE_INTO_CGROUP : 0),
+			 (two_step || p->share_files ? CLONE_FILES : 0) | (into >= 0 ? CLONE_INTO_CGROUP : 0),
 		.pidfd = (uint64_t)(uintptr_t)&pidfd,
 		.stack = (uint64_t)(uintptr_t)s->stack, .stack_size = FCTR_STACK_SIZE,
 		.cgroup = into >= 0 ? (uint64_t)into : 0,
 	};
-	bool creds = s->params.uid != 0 || s->params.gid != 0 || p->has_userns;
 	struct fctr_sigs saved;
 	long pid;
 
-	if (creds)
-		fctr_before_creds(p->ctx);
+	fctr_before_creds(p->ctx);
 	fctr_block_signals(&saved);
 	/* this thread's children are born in the prepared namespace, for this one clone */
 	pid = s->inst->pidns >= 0 ? sys2(SYS_setns, s->inst->pidns, CLONE_NEWPID) : 0;
@@ -250,8 +257,7 @@ static int clone_direct(struct start *s, struct fctr_error *err)
 			sys2(SYS_setns, p->ctx->pidns_fd, CLONE_NEWPID);
 	}
 	fctr_restore_signals(&saved);
-	if (creds)
-		fctr_after_creds(p->ctx);
+	fctr_after_creds(p->ctx);
 	if (pid < 0)
 		return fctr_fail(err, FCTR_ST_CLONE, (int)-pid, "%s", pid == -EBADF && into >= 0 ? "cgroup" : "");
 	s->c->pid = (pid_t)pid;
@@ -326,6 +332,16 @@ static int begin(struct start *s, struct fctr_error *err)
 		return -1;
 	if (p->init && init_argv(s, err) < 0)
 		return -1;
+	if (p->share_files) {
+		int top = s->params.err_fd > s->params.stub_fd ? s->params.err_fd : s->params.stub_fd;
+
+		for (uint32_t i = 0; i < s->params.n_fds; i++) {
+			top = s->fds[i].src > top ? s->fds[i].src : top;
+			top = s->fds[i].dst > top ? s->fds[i].dst : top;
+		}
+		top = s->params.owner_pidfd > top ? s->params.owner_pidfd : top;
+		s->params.shared_top = top + 1;
+	}
 	if (p->mode == FCTR_MODE_STUB) {
 		if (fctr_stub_launch(p, s->slot, &s->params, cg ? fctr_cgroup_into_fd(cg) : -1, s->stub_fd, s->stack,
 				     s->report_r, &s->report_w, &s->c->pid, &s->c->pidfd, err) < 0)
@@ -408,6 +424,12 @@ out:
 	free(s->candidate_mem);
 	free(s->argv);
 	if (r == 0 && launch->keep && s->inst) {
+		/* out of the way of descriptors to come: see shared_top */
+		fctr_move_high(&c->pidfd);
+		fctr_move_high(&s->inst->mnt);
+		if (s->inst->net)
+			fctr_move_high(&s->inst->net->fd);
+		fctr_move_high(&s->inst->net_fd);
 		fctr_close_fd(&s->inst->ipc);
 		fctr_close_fd(&s->inst->uts);
 		fctr_close_fd(&s->inst->pidns);

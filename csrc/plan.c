@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
+#include <sys/mount.h>
 
 #include "core.h"
 #include "syscalls.h"
@@ -155,12 +156,35 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 	return 0;
 }
 
+/* Sysctls of a network namespace show in no counter: uid 0 may write them without any capability
+ * where /proc/sys is not read-only, and so does a spec that asks for some. */
+static bool may_write_net_sysctls(const struct fctr_spec *spec)
+{
+	bool covered = false;
+
+	for (size_t i = 0; i < spec->n_sysctl; i++)
+		if (strncmp(spec->sysctl[i].key, "net", 3) == 0)
+			return true;
+	for (size_t i = 0; i < spec->n_readonly; i++)
+		covered |= strcmp(spec->readonly[i], "/proc/sys") == 0 || strcmp(spec->readonly[i], "/proc") == 0;
+	for (size_t i = 0; i < spec->n_mounts; i++) {
+		const struct fctr_mount *m = &spec->mounts[i];
+
+		if (m->kind == FCTR_MNT_PROC && (!covered || strcmp(m->target, "/proc") != 0) &&
+		    !(m->attr_set & MOUNT_ATTR_RDONLY))
+			return true;
+		if (m->kind == FCTR_MNT_BIND && strncmp(m->source, "/proc", 5) == 0 && !(m->attr_set & MOUNT_ATTR_RDONLY))
+			return true;
+	}
+	return false;
+}
+
 static bool may_reuse_net(const struct fctr_spec *spec)
 {
 	uint64_t danger = 1ULL << 12 | 1ULL << 21;	/* CAP_NET_ADMIN, CAP_SYS_ADMIN */
 
 	return !((spec->caps[FCTR_CAP_BOUNDING] | spec->caps[FCTR_CAP_PERMITTED] |
-		  spec->caps[FCTR_CAP_INHERITABLE]) & danger) && spec->seccomp_len > 0;
+		  spec->caps[FCTR_CAP_INHERITABLE]) & danger) && spec->seccomp_len > 0 && !may_write_net_sysctls(spec);
 }
 
 /* ---- where an instance came from ------------------------------------------------------- */

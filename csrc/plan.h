@@ -129,6 +129,7 @@ struct fctr_params {
 	int32_t owner_pidfd;		/* die with it; -1 */
 	int32_t err_fd;			/* stub: where to report; -1 */
 	int32_t stub_fd;		/* init: exec this above the job; -1 */
+	int32_t shared_top;		/* descriptor table shared with the launcher: copy what is below; 0 not shared */
 };
 
 struct fctr_run {

@@ -107,10 +107,10 @@ void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec,
 		const struct fctr_mount *m = &spec->mounts[i];
 		struct fctr_step *s;
 
-		if (m->kind != FCTR_MNT_PROC && m->kind != FCTR_MNT_CGROUP)
+		if (m->kind != FCTR_MNT_PROC)
 			continue;
-		s = fctr_step_add(list, FCTR_OP_FSMOUNT, m->kind == FCTR_MNT_PROC ? FCTR_ST_PROC : FCTR_ST_CGROUP);
-		s->s1 = fctr_blob_str(p, m->kind == FCTR_MNT_PROC ? "proc" : "cgroup2");
+		s = fctr_step_add(list, FCTR_OP_FSMOUNT, FCTR_ST_PROC);
+		s->s1 = fctr_blob_str(p, "proc");
 		s->s2 = fctr_blob_str(p, m->target);
 		s->a = (int64_t)m->attr_set;
 		s->flags = FCTR_STEP_NOCREATE | (p->pid_prepared ? FCTR_STEP_PIDNS : 0);
@@ -132,6 +132,36 @@ void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec,
 	for (size_t i = 0; i < spec->n_masked; i++)
 		if (is_below(spec->masked[i], "/proc"))
 			fctr_step_add(list, FCTR_OP_MASK, FCTR_ST_MASK)->s1 = fctr_blob_str(p, spec->masked[i]);
+}
+
+/* The groups as the job sees them: only from inside its cgroup namespace is their root its own. A
+ * source names the controllers of a v1 hierarchy, as "cpu,cpuacct". */
+static void cgroup_mounts(struct fctr_plan *p, const struct fctr_spec *spec)
+{
+	for (size_t i = 0; i < spec->n_mounts; i++) {
+		const struct fctr_mount *m = &spec->mounts[i];
+		char options[256];
+		size_t n = 0;
+		struct fctr_step *s;
+
+		if (m->kind != FCTR_MNT_CGROUP)
+			continue;
+		s = add(p, FCTR_OP_FSMOUNT, FCTR_ST_CGROUP);
+		s->s1 = fctr_blob_str(p, m->source ? "cgroup" : "cgroup2");
+		s->s2 = fctr_blob_str(p, m->target);
+		for (const char *c = m->source; c && *c && n < sizeof(options) - 4; c++) {
+			if (*c != ',')
+				options[n++] = *c;
+			if (*c == ',' || !c[1]) {	/* a flag: its name, and an empty value */
+				options[n++] = '\0';
+				options[n++] = '\0';
+			}
+		}
+		options[n++] = '\0';
+		s->s3 = m->source ? fctr_blob_add(p, options, n) : 0;
+		s->a = (int64_t)m->attr_set;
+		s->flags = FCTR_STEP_NOCREATE;
+	}
 }
 
 static void label(struct fctr_plan *p, const char *file, const char *prefix, const char *text)
@@ -219,11 +249,18 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 			add(p, FCTR_OP_CHDIR, FCTR_ST_PIVOT)->s1 = fctr_blob_str(p, "/r");
 		if (!p->pid_prepared)
 			fctr_compile_proc_mounts(p, spec, &p->start);
+		cgroup_mounts(p, spec);
 		if (p->has_userns)
 			add(p, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	}
 	attributes(p, spec);
 	add(p, FCTR_OP_STDIO, FCTR_ST_STDIO);
 	credentials(p, spec);
+	/* a descriptor opened in a shared table would stay with us if the child were killed just then */
+	p->share_files = p->pid_prepared && spec->oom_score_adj == INT_MIN && !spec->n_sysctl &&
+			 spec->ns[FCTR_NS_TIME].mode == FCTR_NS_HOST;
+	for (size_t i = 0; i < spec->n_mounts; i++)
+		if (spec->mounts[i].kind == FCTR_MNT_CGROUP)
+			p->share_files = false;
 	return 0;
 }

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
         LaunchError,
         SpecError,
         TimeoutExpired,
+        UnknownField,
     )
     from .limits import Limits
     from .maintenance import gc, shutdown
-    from .mounts import Bind, File, Tmpfs
+    from .mounts import Bind, Cgroup, Devpts, File, Mqueue, Symlink, Tmpfs
     from .plan import Plan
     from .spec import Spec
 
@@ -39,9 +40,9 @@ __version__ = "0.1.0"
 _WHERE = {
     **dict.fromkeys(("run", "Container", "Completed", "Usage", "Timings", "PIPE", "STDOUT", "DEVNULL"), "api"),
     **dict.fromkeys(
-        ("FastctrError", "SpecError", "LaunchError", "CommandNotFound", "CommandNotExecutable", "CgroupError",
+        ("FastctrError", "SpecError", "UnknownField", "LaunchError", "CommandNotFound", "CommandNotExecutable", "CgroupError",
          "TimeoutExpired", "CalledProcessError"), "errors"),
-    **dict.fromkeys(("Bind", "File", "Tmpfs"), "mounts"),
+    **dict.fromkeys(("Bind", "Cgroup", "Devpts", "File", "Mqueue", "Symlink", "Tmpfs"), "mounts"),
     "Plan": "plan", "Spec": "spec", "Limits": "limits", "gc": "maintenance", "shutdown": "maintenance",
 }  # fmt: skip
 _MODULES = ("mounts", "errors")

@@ -103,11 +103,7 @@ def to_mask(names: object, where: str = "capabilities") -> int:
 
 def to_names(mask: int) -> list[str]:
     """The names in a mask, by number; a bit without a name is given as ``CAP_<number>``."""
-    return [
-        NAMES[bit] if bit < len(NAMES) else f"CAP_{bit}"
-        for bit in range(mask.bit_length())
-        if mask >> bit & 1
-    ]
+    return [NAMES[bit] if bit < len(NAMES) else f"CAP_{bit}" for bit in range(mask.bit_length()) if mask >> bit & 1]
 
 
 def resolve(
@@ -162,9 +158,7 @@ def resolve(
             problem = "can't be granted: this process does not have it"
         else:
             problem = "is not known to this kernel"
-        raise SpecError(
-            f"cap_add[{add.index(name)}]", name, problem, "leave it out, or run where it is there"
-        )
+        raise SpecError(f"cap_add[{add.index(name)}]", name, problem, "leave it out, or run where it is there")
     return wanted & grant
 
 

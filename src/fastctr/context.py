@@ -22,6 +22,7 @@ _hooks = False
 generation = 0
 """Raised by every fork in the child: plans compiled before belong to the parent."""
 _swept = -1
+_stub_fd = -1
 _forked: list[Callable[[], None]] = []
 
 
@@ -78,8 +79,21 @@ def _open() -> _core.Context:
     with open("/proc/self/stat", "rb") as file:
         started = file.read().rpartition(b")")[2].split()[19].decode()
     owner = f"{os.getpid()}-{started}-{os.urandom(3).hex()}"
-    context = _core.Context(runtime_dir(), owner, _stub(), WARM_MAX, IDLE_MS, privileged())
-    return context
+    global _stub_fd
+    _stub_fd = _stub()
+    try:
+        return _core.Context(runtime_dir(), owner, _stub_fd, WARM_MAX, IDLE_MS, privileged())
+    except BaseException:
+        _close_stub()
+        raise
+
+
+def _close_stub() -> None:
+    """The core borrows it: ours to close once the context is gone."""
+    global _stub_fd
+    fd, _stub_fd = _stub_fd, -1
+    if fd >= 0:
+        os.close(fd)
 
 
 def get() -> _core.Context:
@@ -128,6 +142,7 @@ def _after_fork() -> None:
         call()
     if context is not None:
         context.forked()
+        _close_stub()
 
 
 def close() -> None:
@@ -149,3 +164,4 @@ def _core_close(context: _core.Context) -> None:
 
     plan.close_all()
     context.close()
+    _close_stub()

@@ -291,7 +291,7 @@ class Cgroup(Mount):
     kind = CGROUP
 
     def __init__(self, target: Any = "/sys/fs/cgroup", read_only: bool = True) -> None:
-        self._set(target, 0, "cgroup", NOSUID | NODEV | NOEXEC | _attrs(read_only=read_only))
+        self._set(target, 0, None, NOSUID | NODEV | NOEXEC | _attrs(read_only=read_only))
 
 
 class File(Mount):

@@ -178,7 +178,7 @@ def _mounts(spec: Spec) -> dict[str, Any]:
         ]
 
     return {
-        "mounts": [mount.to_native() for mount in found],
+        "mounts": [native for mount in found for native in _expanded(mount)],
         "dev": dev,
         "shm_size": shm_size,
         "devices": []
@@ -187,6 +187,24 @@ def _mounts(spec: Spec) -> dict[str, Any]:
         "masked": covered(spec.masked_paths),
         "readonly": covered(spec.readonly_paths),
     }
+
+
+def _expanded(mount: mounts.Mount) -> list[dict[str, Any]]:
+    """A mount as the core takes it. With v1 hierarchies /sys/fs/cgroup is a tmpfs of one mount each."""
+    native = mount.to_native()
+    if native["kind"] != mounts.CGROUP:
+        return [native]
+    with open("/proc/self/cgroup") as file:
+        v1 = [line.split(":", 2)[1] for line in file]
+    v1 = [names for names in v1 if names and not names.startswith("name=")]
+    if not v1:
+        return [native]
+    top = native["target"]
+    found = [mounts.Tmpfs(top, size=65536, mode=0o755).to_native()]
+    found += [{**native, "source": names, "target": f"{top}/{names}"} for names in v1]
+    if any(entry.fstype == "cgroup2" for entry in hostroot.read_mountinfo()):
+        found.append({**native, "target": f"{top}/unified"})
+    return found
 
 
 def _host_binds(spec: Spec) -> list[mounts.Mount]:

@@ -125,6 +125,13 @@ def close_all() -> None:
         _cache.clear()
     for plan in list(_all):
         plan.close()
+    _close_user_namespaces()
+
+
+def _close_user_namespaces() -> None:
+    """Plans have duplicates of their own."""
+    while _userns:
+        os.close(_userns.popitem()[1])
 
 
 def _after_fork() -> None:
@@ -136,6 +143,7 @@ def _after_fork() -> None:
             if compiled is not None:
                 compiled.forget()
         plan._compiled = plan._exec = None
+    _close_user_namespaces()
 
 
 context.on_fork(_after_fork)

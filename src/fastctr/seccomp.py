@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Comparison = tuple[int, int, int, int]
     Rule = tuple[Sequence[str], int, int, Sequence[Comparison]]
 
-VERSION = 1
+VERSION = 2
 """Raised when the default policy or the compiler gives other programs than before: cached ones are
 then compiled anew."""
 
@@ -140,9 +140,7 @@ def default_policy(caps: int | Iterable[str], arch: str | None = None) -> Profil
     return Profile(ERRNO, _EPERM, [ARCHES[a] for a in data.ARCHITECTURES[arch]], rules)
 
 
-def load_profile(
-    source: str | os.PathLike[str] | Mapping[str, Any], caps: int | Iterable[str] = 0
-) -> Profile:
+def load_profile(source: str | os.PathLike[str] | Mapping[str, Any], caps: int | Iterable[str] = 0) -> Profile:
     """A custom profile: the path of a JSON file, or the object itself.
 
     Both the OCI runtime spec's linux.seccomp and Docker's profile format (archMap, and rules with
@@ -155,7 +153,7 @@ def load_profile(
     return seccomp_profile.load(source, _mask(caps))
 
 
-def compile(
+def compile(  # noqa: A001 - the word the rest of the package uses
     profile: Profile | str | os.PathLike[str] | Mapping[str, Any] = "default", caps: int | Iterable[str] = 0
 ) -> bytes:
     """The program for a profile: bytes of a struct sock_filter array, to load with seccomp(2).
@@ -178,9 +176,7 @@ def compile(
         if program is None:
             if not isinstance(profile, Profile):
                 profile = default_policy(mask)
-            program = _core_compile(
-                profile.default_action, profile.default_errno, profile.archs, profile.rules
-            )
+            program = _core_compile(profile.default_action, profile.default_errno, profile.archs, profile.rules)
             _write(key, program)
         if len(_programs) >= _MAX_KEPT:
             _programs.clear()

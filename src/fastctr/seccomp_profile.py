@@ -58,9 +58,7 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any], caps: int) -> Profi
     top = _object(source, where, (*_TOP, *_LISTENER))
     for key in _LISTENER:
         if top.get(key):
-            raise SpecError(
-                f"{where}.{key}", top[key], "asks for a notification listener, which we don't offer"
-            )
+            raise SpecError(f"{where}.{key}", top[key], "asks for a notification listener, which we don't offer")
     native = machine()
 
     if "defaultAction" not in top:
@@ -71,9 +69,7 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any], caps: int) -> Profi
     rules: list[Rule] = []
     for i, call in enumerate(_list(top.get("syscalls"), f"{where}.syscalls")):
         rules += _rule(call, f"{where}.syscalls[{i}]", native, caps)
-    return Profile(
-        action, data, _archs(top, where, native), rules, _flags(top.get("flags"), f"{where}.flags")
-    )
+    return Profile(action, data, _archs(top, where, native), rules, _flags(top.get("flags"), f"{where}.flags"))
 
 
 def _read(path: str | os.PathLike[str]) -> Any:
@@ -92,12 +88,10 @@ def _read(path: str | os.PathLike[str]) -> Any:
 def _object(value: Any, where: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     if not hasattr(value, "keys") or not hasattr(value, "get"):
         raise SpecError(where, value, "is not an object", f"give one with the keys {', '.join(keys)}")
-    for key in value.keys():
+    for key in value:
         if key not in keys:
             close = nearest(str(key), keys)
-            raise SpecError(
-                where, key, "is not a key here", f"did you mean {close}?" if close else "remove it"
-            )
+            raise SpecError(where, key, "is not a key here", f"did you mean {close}?" if close else "remove it")
     return value  # type: ignore[no-any-return]
 
 
@@ -120,9 +114,7 @@ def _action(value: Any, where: str) -> int:
         )
     action = ACTIONS[value]
     if action == NOTIFY:
-        raise SpecError(
-            where, value, "needs a notification listener, which we don't offer", "use SCMP_ACT_ERRNO"
-        )
+        raise SpecError(where, value, "needs a notification listener, which we don't offer", "use SCMP_ACT_ERRNO")
     return action
 
 
@@ -250,9 +242,7 @@ def _archs(top: Mapping[str, Any], where: str, native: str) -> list[int]:
 def _arch(name: Any, where: str) -> str:
     if isinstance(name, str) and name.startswith("SCMP_ARCH_"):
         short = name[len("SCMP_ARCH_") :]
-        if (
-            short.isupper() and short.lower() in ARCHES and short != "NO_X32"
-        ) or short in _OTHER_ARCHES.split():
+        if (short.isupper() and short.lower() in ARCHES and short != "NO_X32") or short in _OTHER_ARCHES.split():
             return short.lower()
         if short == "NATIVE":
             return machine()

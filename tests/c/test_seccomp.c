@@ -137,15 +137,17 @@ out:
 
 /* ---- comparing ----------------------------------------------------------------------- */
 
-/* Resolved once: the oracle asks for the same few names a million times. */
+/* Resolved once a profile: the oracle asks for the same few names a million times. */
+static unsigned era;
 static int number(int arch, const char *name)
 {
-	static struct { const char *name; int arch, nr; } memo[1024];
+	static struct { const char *name; int arch, nr; unsigned era; } memo[1024];
 	size_t h = ((uintptr_t)name / 2 * 7 + (size_t)arch * 131) % 1024;
 
-	if (memo[h].name != name || memo[h].arch != arch) {
+	if (memo[h].name != name || memo[h].arch != arch || memo[h].era != era) {
 		memo[h].name = name;
 		memo[h].arch = arch;
+		memo[h].era = era;
 		memo[h].nr = fctr_seccomp_number(arch, name);
 	}
 	return memo[h].nr;
@@ -347,6 +349,7 @@ int t_compare(const struct fctr_seccomp_profile *p, const void *ours, size_t n_o
 	bool lenient = p->default_action >= FCTR_SC_TRACE;
 	int bad = 0;
 
+	era++;
 	for (int arch = 0; arch < FCTR_SC_ARCHS; arch++) {
 		uint32_t base = arch == FCTR_SC_X32 ? 0x40000000 : 0, max = largest(p, arch);
 
@@ -529,8 +532,64 @@ static int differential(long rounds)
 	return failed;
 }
 
+/* ---- how long the kernel takes ------------------------------------------------------- */
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static int load_times(int n, int files, char **path)
+{
+	double *us = mmap(NULL, sizeof(*us) * (size_t)(n * files), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct sock_fprog *progs = calloc((size_t)files, sizeof(*progs));
+
+	if (us == MAP_FAILED || !progs)
+		return 1;
+	for (int f = 0; f < files; f++) {
+		int fd = open(path[f], O_RDONLY | O_CLOEXEC);
+		ssize_t size;
+
+		progs[f].filter = malloc(BPF_MAXINSNS * sizeof(struct sock_filter));
+		size = read(fd, progs[f].filter, BPF_MAXINSNS * sizeof(struct sock_filter));
+		if (size <= 0)
+			return 1;
+		progs[f].len = (unsigned short)((size_t)size / sizeof(struct sock_filter));
+		close(fd);
+	}
+	for (int i = 0; i < n; i++) {	/* interleaved */
+		for (int f = 0; f < files; f++) {
+			int status = 0;
+			pid_t pid = fork();
+
+			if (pid == 0) {
+				double start;
+
+				prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+				start = t_now();
+				if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &progs[f]))
+					_exit(1);
+				us[f * n + i] = t_now() - start;
+				_exit(0);
+			}
+			if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+				return 1;
+		}
+	}
+	for (int f = 0; f < files; f++) {
+		qsort(us + f * n, (size_t)n, sizeof(*us), by_value);
+		printf("%-32s %4u instructions, load µs p10 %.1f p50 %.1f p90 %.1f\n", path[f], progs[f].len,
+		       us[f * n + n / 10], us[f * n + n / 2], us[f * n + n * 9 / 10]);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 3 && !strcmp(argv[1], "load") && atoi(argv[2]) > 0)
+		return load_times(atoi(argv[2]), argc - 3, argv + 3);
 	if (argc > 2)
 		state = strtoull(argv[2], NULL, 0) ?: 1;
 	return differential(argc > 1 ? atol(argv[1]) : 300) != 0;

@@ -63,11 +63,37 @@ def test_options_arrive(tmp_path):
     file = tmp_path / "x"
     file.write_text("content")
     file.chmod(0o751)
-    script = ("echo $A $B; pwd; hostname; id -u; cat /in/x; stat -c %a /put; ulimit -n; umask; echo w > /in/x 2>/dev/null"
-              " || echo ro; grep -c . /proc/net/dev")  # fmt: skip
-    done = run("-e", "A=1", "--env", "B=2", "-w", "/new/dir", "-h", "box", "-u", "0:0", "-v", f"{tmp_path}:/in:ro", "--file",
-               f"/put={file}", "--ulimit", "nofile=99", "--umask", "027", "host", "sh", "-c", script)  # fmt: skip
-    assert done.stdout.split() == ["1", "2", "/new/dir", "box", "0", "content751", "99", "0027", "ro", "3"], done.stderr
+    script = (
+        "echo $A $B; pwd; hostname; id -u; cat /in/x; stat -c %a /put; ulimit -n; umask;"
+        " echo w > /in/x 2>/dev/null || echo ro; grep -c . /proc/net/dev"
+    )
+    done = run(
+        "-e",
+        "A=1",
+        "--env",
+        "B=2",
+        "-w",
+        "/new/dir",
+        "-h",
+        "box",
+        "-u",
+        "0:0",
+        "-v",
+        f"{tmp_path}:/in:ro",
+        "--file",
+        f"/put={file}",
+        "--ulimit",
+        "nofile=99",
+        "--umask",
+        "027",
+        "host",
+        "sh",
+        "-c",
+        script,
+    )
+    assert done.stdout.split() == ["1", "2", "/new/dir", "box", "0", "content751", "99", "0027", "ro", "3"], (
+        done.stderr
+    )
 
 
 def test_timeout():
@@ -89,16 +115,30 @@ def test_figures_go_to_standard_error():
     assert done.stdout == "x\n" and "cpu_total" in done.stderr and "spawn" in done.stderr
 
 
+def default_signals():
+    """As an interactive shell starts its jobs; a background job's would ignore SIGINT and SIGQUIT."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(*args):
     """A running `fastctr run` whose command has printed its first line."""
-    job = subprocess.Popen([*FASTCTR, "run", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        [*FASTCTR, "run", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,
+    )
     assert job.stdout.readline() == "up\n", job.stderr.read()
     return job
 
 
 @pytest.mark.parametrize("name", ["HUP", "INT", "TERM", "QUIT", "USR1", "USR2"])
 def test_signals_are_passed_on(name):
-    job = started("host", "sh", "-c", f"trap 'echo got {name}; exit 9' {name}; echo up; while :; do sleep 0.05; done")
+    job = started(
+        "host", "sh", "-c", f"trap 'echo got {name}; exit 9' {name}; echo up; while :; do sleep 0.05; done"
+    )
     job.send_signal(getattr(signal, "SIG" + name))
     out, _ = job.communicate(timeout=30)
     assert (out, job.returncode) == (f"got {name}\n", 9)
@@ -114,8 +154,14 @@ def test_third_request_to_end_kills():
 
 
 def test_a_killed_launcher_takes_its_container_along(tmp_path):
-    job = started("-v", f"{tmp_path}:/shared", "host", "sh", "-c",
-                  "while date +%s%N > /shared/beat; do [ $n ] || echo up; n=1; sleep 0.05; done")  # fmt: skip
+    job = started(
+        "-v",
+        f"{tmp_path}:/shared",
+        "host",
+        "sh",
+        "-c",
+        "while date +%s%N > /shared/beat; do [ $n ] || echo up; n=1; sleep 0.05; done",
+    )
     job.kill()
     job.communicate(timeout=30)
     time.sleep(0.5)
@@ -131,11 +177,13 @@ class Terminal:
         self.master, self.slave = pty.openpty()
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(self.slave)
-        self.job = subprocess.Popen(argv, stdin=self.slave, stdout=self.slave, stderr=self.slave,
-                                    preexec_fn=self._own)  # fmt: skip
+        self.job = subprocess.Popen(
+            argv, stdin=self.slave, stdout=self.slave, stderr=self.slave, preexec_fn=self._own
+        )
         self.seen = b""
 
     def _own(self):
+        default_signals()
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -168,7 +216,9 @@ def test_terminal():
     with Terminal(*FASTCTR, "run", "-it", "-e", "PS1=ready> ", "host", "sh") as t:
         t.until(b"ready> ")
         t.type(b"tty; stty size; echo $TERM\r")
-        assert b"/dev/pts/0\r\n30 100\r\nxterm\r\n" in t.until(b"ready> ").replace(b"/dev/console", b"/dev/pts/0")
+        assert b"/dev/pts/0\r\n30 100\r\nxterm\r\n" in t.until(b"ready> ").replace(
+            b"/dev/console", b"/dev/pts/0"
+        )
         t.type(b"sleep 60\r")
         t.until(b"sleep 60\r\n")
         time.sleep(0.5)
@@ -187,7 +237,9 @@ def test_terminal():
 
 
 def test_terminal_is_restored_after_a_kill_and_a_failure():
-    with Terminal(*FASTCTR, "run", "-it", "--timeout", "1", "host", "sh", "-c", "echo up; exec sleep 60") as t:
+    with Terminal(
+        *FASTCTR, "run", "-it", "--timeout", "1", "host", "sh", "-c", "echo up; exec sleep 60"
+    ) as t:
         t.until(b"up")
         assert t.job.wait(30) == 124
         assert termios.tcgetattr(t.slave) == t.before

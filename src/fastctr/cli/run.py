@@ -220,13 +220,17 @@ def _print_figures(title: str, figures: dict[str, Any]) -> None:
     """One line a figure, on standard error so that the command's output stays its own."""
     lines = [f"{title}:"]
     for name, value in figures.items():
-        if value is not None:
-            lines.append(f"  {name:<17} {f'{value:.6f}'.rstrip('0').rstrip('.') if isinstance(value, float) else value}")
+        if value is None:
+            continue
+        text = f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+        lines.append(f"  {name:<17} {text}")
     print("\n".join(lines), file=sys.stderr)
 
 
 def _timings(timings: Any) -> dict[str, Any]:
     """The four parts of the start and, indented, the stages of the child."""
-    figures = {name: round(getattr(timings, name), 1) for name in ("acquire", "spawn", "run", "collect", "total")}
+    figures = {
+        name: round(getattr(timings, name), 1) for name in ("acquire", "spawn", "run", "collect", "total")
+    }
     figures.update({f"  {name}": round(us, 1) for name, us in timings.by_stage().items()})
     return figures
