@@ -29,9 +29,9 @@ build:  ## install what is needed, build into .venv
 
 test: ctest  ## all tests (as root: all of them; ARGS="-k NAME -x" for pytest)
 	@sh install.sh test
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --ignore=tests/vm $(ARGS)
 
-vm: ## the tests that want cgroup v2 alone or an unprivileged user, in a VM (needs ../shared/vm-run)
+vm:  ## the tests that want cgroup v2 alone or an unprivileged user, in a VM (needs ../shared/vm-run)
 	@sh install.sh test
 	$(PY) -m pytest tests/vm $(ARGS)
 

@@ -17,7 +17,7 @@ fail() { printf '%s\n' "fastctr: $*" >&2; exit 1; }
 # ---- packages of the system ---------------------------------------------------------------
 
 build_packages="gcc libc6-dev make libseccomp-dev"
-test_packages="busybox-static procps strace uidmap"
+test_packages="busybox-static procps strace uidmap bubblewrap crun runc"
 bench_packages="busybox-static strace bubblewrap crun runc golang-github-containers-common"
 ci_packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 

@@ -106,6 +106,7 @@ static long fork_step(struct fctr_run *run, const struct fctr_step *s)
 {
 	/* born in the joined or new pid namespace, and the launcher's own child, not the stub's */
 	struct fctr_clone_args args = { .flags = CLONE_PARENT | (uint64_t)s->a };
+	char go;
 	long pid = sys2(SYS_clone3, &args, sizeof(args));
 
 	if (pid < 0)
@@ -116,7 +117,10 @@ static long fork_step(struct fctr_run *run, const struct fctr_step *s)
 		sys3(SYS_write, run->params->err_fd, &res, sizeof(res));
 		sys1(SYS_exit_group, 0);
 	}
-	return 0;
+	/* until the launcher has our pidfd: before that nobody may have waited for us */
+	while ((pid = sys3(SYS_read, run->slot[FCTR_SLOT_GO], &go, 1)) == -EINTR)
+		;
+	return pid < 0 ? pid : 0;
 }
 
 /* Linux 6.11 gives out a pid namespace that has no init yet (PIDFD_GET_PID_FOR_CHILDREN_NAMESPACE);
@@ -415,6 +419,7 @@ static long process_step(struct fctr_run *run, const struct fctr_step *s)
 	case FCTR_OP_LO_UP: return lo_up_step();
 	case FCTR_OP_NET_HASH: return net_hash_step(run, s);
 	case FCTR_OP_TIMENS: return timens_step(run, s);
+	case FCTR_OP_NO_DUMP: return sys5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	case FCTR_OP_FORK: return fork_step(run, s);
 	case FCTR_OP_FORK_VM: return fork_vm_step(run, s, (uint32_t)(s - run->steps));
 	case FCTR_OP_HOSTNAME: return sys2(SYS_sethostname, STR(run, s->s1), str_len(STR(run, s->s1)));

@@ -362,13 +362,27 @@ static long file_step(struct fctr_run *run, const struct fctr_step *s)
 	const char *last, *data = STR(run, s->s2);
 	int64_t left = s->b;
 	long dir = open_parent(run, STR(run, s->s1), &last), fd, r = 0;
+	uint32_t type;
 
 	if (dir < 0)
 		return dir;
 	raw_close((int)dir);
-	fd = child_open_in_root(run, STR(run, s->s1), O_WRONLY | O_CREAT | O_TRUNC, s->a & 07777, FCTR_RESOLVE_IN_ROOT);
+	/* An image may have a pipe there, to keep us waiting, or a disk's node, to be written to:
+	 * look before opening, and after. */
+	fd = child_open_in_root(run, STR(run, s->s1), O_PATH, 0, FCTR_RESOLVE_IN_ROOT);
+	if (fd >= 0) {
+		r = file_type((int)fd, &type, NULL);
+		raw_close((int)fd);
+		if (r < 0 || !S_ISREG(type))
+			return r < 0 ? r : S_ISDIR(type) ? -EISDIR : -EINVAL;
+	}
+	fd = child_open_in_root(run, STR(run, s->s1), O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY, s->a & 07777,
+				FCTR_RESOLVE_IN_ROOT);
 	if (fd < 0)
 		return fd;
+	r = file_type((int)fd, &type, NULL);
+	if (r == 0 && !S_ISREG(type))
+		r = -EINVAL;
 	while (left > 0 && r >= 0) {
 		r = sys3(SYS_write, fd, data, left);
 		if (r > 0) {
@@ -402,6 +416,23 @@ static long clone_null(struct fctr_run *run)
 	return tree;
 }
 
+/* Without a /dev in the root: an empty file of a file system of its own (a clone of a part of a
+ * mount that is nowhere attached needs Linux 6.15). */
+static long empty_file(void)
+{
+	long fs = new_mount("tmpfs", "nr_inodes\0" "3\0", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, -1), r;
+
+	if (fs < 0)
+		return fs;
+	r = sys4(SYS_mknodat, fs, "none", S_IFREG | 0444, 0);
+	if (r == 0)
+		r = set_attr((int)fs, 0, MOUNT_ATTR_RDONLY, 0, 0, 0);
+	if (r == 0)
+		r = sys3(SYS_open_tree, fs, "none", OPEN_TREE_CLONE | TREE_CLOEXEC);
+	raw_close((int)fs);
+	return r;
+}
+
 static long mask_step(struct fctr_run *run, const struct fctr_step *s)
 {
 	long fd = child_open_in_root(run, STR(run, s->s1), O_PATH, 0, FCTR_RESOLVE_IN_ROOT), tree, r;
@@ -414,9 +445,14 @@ static long mask_step(struct fctr_run *run, const struct fctr_step *s)
 	r = file_type((int)fd, &mode, NULL);
 	if (r == 0) {
 		/* read-only in the superblock too, so that a clear of the mount's flag opens nothing */
-		tree = S_ISDIR(mode) ? new_mount("tmpfs", "ro\0\0nr_inodes\0" "2\0\0",
+		if (S_ISDIR(mode) && s->s2)
+			tree = sys3(SYS_open_tree, AT_FDCWD, STR(run, s->s2), OPEN_TREE_CLONE | TREE_CLOEXEC);
+		else
+			tree = S_ISDIR(mode) ? new_mount("tmpfs", "ro\0\0nr_inodes\0" "2\0\0",
 						 MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, -1)
 				     : clone_null(run);
+		if (tree == -ENOENT && !S_ISDIR(mode))
+			tree = empty_file();
 		r = tree < 0 ? tree : move_fd_to_fd((int)tree, (int)fd);
 		raw_close((int)tree);
 	}
@@ -528,6 +564,7 @@ long child_mount_step(struct fctr_run *run, const struct fctr_step *s)
 		raw_close((int)fd);
 		return fd < 0 ? fd : 0;
 	case FCTR_OP_MKNOD: return mknod_step(run, s);
+	case FCTR_OP_OPAQUE: return sys5(SYS_setxattr, STR(run, s->s1), "trusted.overlay.opaque", "y", 1, 0);
 	case FCTR_OP_SYMLINK: return symlink_step(run, s);
 	case FCTR_OP_FILE: return file_step(run, s);
 	case FCTR_OP_MASK: return mask_step(run, s);

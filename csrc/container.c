@@ -16,12 +16,18 @@ int fctr_container_pidfd(const struct fctr_container *c) { return c->pidfd; }
 int fctr_container_master(struct fctr_container *c) { return c->master; }
 const struct fctr_timings *fctr_container_timings(const struct fctr_container *c) { return &c->timings; }
 
+static struct fctr_instance *instance_of(const struct fctr_container *c)
+{
+	return c->inst ? c->inst : c->host ? c->host->inst : NULL;
+}
+
 static struct fctr_cgroup *group_of(const struct fctr_container *c)
 {
-	if (c->inst)
-		return c->inst->cg;
-	return c->host && c->host->inst ? c->host->inst->cg : NULL;
+	return instance_of(c) ? instance_of(c)->cg : NULL;
 }
+
+static void lock_group(const struct fctr_container *c) { pthread_mutex_lock(&instance_of(c)->cg_lock); }
+static void unlock_group(const struct fctr_container *c) { pthread_mutex_unlock(&instance_of(c)->cg_lock); }
 
 int fctr_container_cgroup_paths(struct fctr_container *c, char *buf, size_t size)
 {
@@ -83,17 +89,43 @@ static void collect(struct fctr_container *c, const struct rusage *ru, struct fc
 	for (size_t i = 0; i < sizeof(*u) / sizeof(int64_t); i++)
 		figures[i] = FCTR_UNSET;
 	/* with a pid namespace of its own the kernel has ended the rest; else it is on us */
-	if (c->inst && cg && !c->plan->pid_private)
-		fctr_cgroup_kill(cg, 5000, &ignored);
-	if (cg)
+	if (cg) {
+		lock_group(c);
+		if (!c->plan->pid_private)
+			fctr_cgroup_kill(cg, 5000, &ignored);
 		fctr_cgroup_stats(cg, u, &ignored);
-	if (u->cpu_user_us == FCTR_UNSET && !c->exit.lost) {
+		unlock_group(c);
+	}
+	if (u->cpu_user_us == FCTR_UNSET && ru) {
 		u->cpu_user_us = ru->ru_utime.tv_sec * 1000000LL + ru->ru_utime.tv_usec;
 		u->cpu_system_us = ru->ru_stime.tv_sec * 1000000LL + ru->ru_stime.tv_usec;
 		u->cpu_total_us = u->cpu_user_us + u->cpu_system_us;
 	}
 	c->exit.oom = u->oom_kills > 0;
 	c->timings.collect = (double)(fctr_now() - c->t_exit) / 1000.0;
+}
+
+/* Whether somebody has waited for it; its status is kept if it was us. */
+bool fctr_reap(struct fctr_container *c)
+{
+	siginfo_t info = { .si_pid = 0 };
+	long r = sys5(SYS_waitid, P_PIDFD, c->pidfd, &info, WEXITED | __WALL | WNOHANG, &c->ru);
+
+	if (r < 0 || info.si_pid == 0)
+		return r < 0;
+	c->exit.code = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+	c->reaped = true;
+	return true;
+}
+
+static bool was_reaped(struct fctr_container *c)
+{
+	bool yes;
+
+	pthread_mutex_lock(&c->plan->ctx->lock);
+	yes = c->reaped;
+	pthread_mutex_unlock(&c->plan->ctx->lock);
+	return yes;
 }
 
 int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, struct fctr_error *err)
@@ -123,14 +155,17 @@ int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, s
 	if (r == -ECHILD) {
 		if (poll(&p, 1, timeout_ms) == 0)
 			return 0;
-		status_of_lost(c);
+		if (was_reaped(c))
+			ru = c->ru;
+		else
+			status_of_lost(c);
 	} else if (r < 0) {
 		return fctr_fail(err, FCTR_ST_WAIT, (int)-r, "waitid");
 	} else {
 		c->exit.code = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
 	}
 	c->ended = true;
-	collect(c, &ru, err);
+	collect(c, r == -ECHILD && !c->reaped ? NULL : &ru, err);
 	*out = c->exit;
 	return 1;
 }
@@ -158,42 +193,69 @@ int fctr_kill_all(struct fctr_container *c, struct fctr_error *err)
 	if (!c->ended)
 		r = fctr_signal(c, SIGKILL, err);
 	/* the end of a pid namespace's init is the end of all in it, and of what joined it */
-	if (cg && !c->plan->pid_private)
-		r = fctr_cgroup_kill(cg, 5000, err);
-	if (cg && c->frozen) {
-		fctr_cgroup_freeze(cg, false, &ignored);
+	if (cg) {
+		lock_group(c);
+		if (!c->plan->pid_private)
+			r = fctr_cgroup_kill(cg, 5000, err);
+		if (c->frozen)
+			fctr_cgroup_freeze(cg, false, &ignored);
 		c->frozen = false;
+		unlock_group(c);
+	}
+	/* an exec in a paused container: on v1 it cannot die before it is let go */
+	if (!c->inst && c->host && c->host->frozen && group_of(c)) {
+		struct pollfd p = { c->pidfd, POLLIN, 0 };
+
+		lock_group(c);
+		fctr_cgroup_freeze(group_of(c), false, &ignored);
+		poll(&p, 1, 2000);
+		fctr_cgroup_freeze(group_of(c), true, &ignored);
+		unlock_group(c);
 	}
 	return r;
+}
+
+/* Why there is no group: it was not wanted, or none was to be had. */
+int fctr_no_group(const struct fctr_plan *plan, int stage, struct fctr_error *err)
+{
+	if (plan->group_missing)
+		return fctr_fail(err, FCTR_ST_CGROUP, EACCES, "this needs a control group of the container's own");
+	return fctr_fail(err, stage, ENOTSUP, "the container was started without a control group (cgroup=False)");
 }
 
 static int need_group(struct fctr_container *c, struct fctr_cgroup **cg, int stage, struct fctr_error *err)
 {
 	*cg = group_of(c);
 	if (!*cg)
-		return fctr_fail(err, stage, EINVAL, "the container has no control group (cgroup=True)");
+		return fctr_no_group(c->host ? c->host->plan : c->plan, stage, err);
 	return 0;
 }
 
 int fctr_freeze(struct fctr_container *c, bool frozen, struct fctr_error *err)
 {
 	struct fctr_cgroup *cg;
+	int r;
 
 	if (need_group(c, &cg, FCTR_ST_FREEZE, err) < 0)
 		return -1;
 	if (c->ended)
 		return fctr_fail(err, FCTR_ST_FREEZE, ESRCH, "the container has ended");
-	if (fctr_cgroup_freeze(cg, frozen, err) < 0)
+	lock_group(c);
+	r = fctr_cgroup_freeze(cg, frozen, err);
+	unlock_group(c);
+	if (r < 0)
 		return -1;
+	if (!c->inst)	/* an exec stands for the whole container */
+		c = c->host;
 	c->frozen = frozen;
-	if (c->inst)
-		c->inst->cg_dirty = true;
+	c->inst->cg_dirty = true;
 	return 0;
 }
 
 int fctr_stats(struct fctr_container *c, struct fctr_usage *usage, struct fctr_error *err)
 {
 	struct fctr_cgroup *cg;
+	int r;
 
 	if (c->ended) {
 		*usage = c->exit.usage;
@@ -201,12 +263,16 @@ int fctr_stats(struct fctr_container *c, struct fctr_usage *usage, struct fctr_e
 	}
 	if (need_group(c, &cg, FCTR_ST_STATS, err) < 0)
 		return -1;
-	return fctr_cgroup_stats(cg, usage, err);
+	lock_group(c);
+	r = fctr_cgroup_stats(cg, usage, err);
+	unlock_group(c);
+	return r;
 }
 
 int fctr_update(struct fctr_container *c, const struct fctr_limits *limits, struct fctr_error *err)
 {
 	struct fctr_cgroup *cg;
+	int r;
 
 	if (need_group(c, &cg, FCTR_ST_LIMIT, err) < 0)
 		return -1;
@@ -218,16 +284,23 @@ int fctr_update(struct fctr_container *c, const struct fctr_limits *limits, stru
 		return -1;
 	if (c->inst)
 		c->inst->cg_dirty = true;
-	return fctr_cgroup_limit(cg, limits, err);
+	lock_group(c);
+	r = fctr_cgroup_limit(cg, limits, err);
+	unlock_group(c);
+	return r;
 }
 
 int fctr_pids(struct fctr_container *c, pid_t **pids, size_t *n, struct fctr_error *err)
 {
 	struct fctr_cgroup *cg;
+	int r;
 
 	if (need_group(c, &cg, FCTR_ST_STATS, err) < 0)
 		return -1;
-	return fctr_cgroup_pids(cg, pids, n, err);
+	lock_group(c);
+	r = fctr_cgroup_pids(cg, pids, n, err);
+	unlock_group(c);
+	return r;
 }
 
 void fctr_release(struct fctr_container *c)
@@ -241,6 +314,7 @@ void fctr_release(struct fctr_container *c)
 		while (fctr_wait(c, -1, &gone, &err) < 0 && err.err == EINTR)
 			;
 	}
+	fctr_ctx_unwatch(plan->ctx, c);
 	fctr_close_fd(&c->pidfd);
 	fctr_close_fd(&c->master);
 	fctr_close_fd(&c->status_fd);
@@ -248,8 +322,18 @@ void fctr_release(struct fctr_container *c)
 		fctr_instance_teardown(c->inst, true);
 	else if (c->inst)
 		fctr_ctx_bury(plan->ctx, c->inst);
-	free(c);
+	c->inst = NULL;
+	c->ended = true;
+	if (c->host)
+		fctr_container_unref(c->host);
+	fctr_container_unref(c);
 	fctr_plan_unref(plan);
+}
+
+void fctr_container_unref(struct fctr_container *c)
+{
+	if (atomic_fetch_sub(&c->refs, 1) == 1)
+		free(c);
 }
 
 /* ---- input and output ------------------------------------------------------------------- */

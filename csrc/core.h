@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "cgroup.h"
@@ -41,6 +42,8 @@ struct fctr_plan {
 	char *blob; size_t blob_len, blob_cap;
 	int mode;
 	bool own_mnt, has_userns, net_pool, pooled, need_user, has_cgroup, pid_private, init;
+	bool time_fork;			/* a new time namespace is entered by a fork (before Linux 6.3) */
+	bool group_missing;		/* there was none to be had, and nothing needed it */
 	bool pid_prepared;		/* the pid namespace and its /proc are made beforehand */
 	bool share_files;		/* the start opens nothing, so it may share the descriptor table */
 	bool has_devpts, disk_scratch, closed;
@@ -50,6 +53,7 @@ struct fctr_plan {
 	int *idmap_fds; size_t n_idmap_fds;
 	uint32_t n_slots;
 	uint32_t uid, gid, *groups; size_t n_groups; bool groups_given;
+	uint32_t root_uid, root_gid;	/* of the user namespace: who makes files in it */
 	char *user;
 	void *seccomp; uint16_t seccomp_len; unsigned seccomp_flags;
 	char *scratch, *upper;
@@ -75,6 +79,7 @@ struct fctr_instance {
 	struct fctr_netns *net;
 	int net_fd;			/* one made for this instance alone (user namespace), or -1 */
 	struct fctr_cgroup *cg;
+	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
 	bool cg_dirty;			/* limits changed by the launch or later: not for reuse as it is */
 	char *stack;
 	char scratch_name[24];
@@ -85,10 +90,14 @@ struct fctr_instance {
 struct fctr_container {
 	struct fctr_plan *plan;
 	struct fctr_instance *inst;	/* NULL for an exec */
-	struct fctr_container *host;	/* exec: whose groups and namespaces; not owned */
+	struct fctr_container *host;	/* exec: whose groups and namespaces; keeps its struct alive */
+	atomic_int refs;
 	pid_t pid;
 	int pidfd, status_fd, master;
 	bool ended, frozen;
+	bool reaped;			/* by the background, see fctr_ctx_watch(): code and ru are known */
+	struct rusage ru;
+	struct fctr_container *next_watched;
 	struct fctr_exit exit;
 	int64_t t_start, t_spawned, t_exit;
 	struct fctr_timings timings;
@@ -99,13 +108,13 @@ struct fctr_cgroot_entry { char *parent; struct fctr_cgroot *root; struct fctr_c
 struct fctr_ctx {
 	struct fctr_config config;
 	char *runtime_dir, *owner;
-	int lock_fd, null_fd, owner_pidfd, mountinfo_fd, pidns_fd;
+	int lock_fd, null_fd, owner_pidfd, mountinfo_fd, pidns_fd, wake_fd;
 	bool can_prepare_pid;
 	pid_t pid;
 	pthread_mutex_t lock;
-	pthread_cond_t work, idle;
+	pthread_cond_t idle;
 	pthread_t thread;
-	bool thread_started, stop, busy;
+	bool thread_started, stop, busy, asleep;	/* asleep: wake it by wake_fd */
 	unsigned mount_gen;
 	atomic_uint serial;
 	int cred_changes, dumpable;	/* children on shared memory, in flight; our own before them */
@@ -113,6 +122,7 @@ struct fctr_ctx {
 	struct fctr_instance *dead; int n_dead;		/* to be torn down */
 	struct fctr_plan *refill[64]; int n_refill;
 	struct fctr_launch_request *requests;
+	struct fctr_container *watched;
 	struct fctr_netns *nets; int n_nets;
 	char *stacks[16]; int n_stacks;
 	struct fctr_cgroot_entry *cgroots;
@@ -132,7 +142,8 @@ struct fctr_step *fctr_step_add(struct fctr_steps *list, int op, int stage);
 /* plan_root.c, plan_proc.c: the parts of compiling */
 int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err);
 int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err);
-void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_steps *list);
+void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_steps *list,
+			      const char *empty_dir);	/* to mask directories with; "" makes one each time */
 /* instance.c */
 bool fctr_probe_pidns(struct fctr_ctx *ctx);
 
@@ -152,6 +163,8 @@ void fctr_block_signals(struct fctr_sigs *saved);
 void fctr_restore_signals(const struct fctr_sigs *saved);
 
 /* netns.c */
+extern const char fctr_net_files[];	/* what NET_HASH reads */
+extern const size_t fctr_net_files_len;
 struct fctr_netns *fctr_netns_get(struct fctr_ctx *ctx, char *stack, struct fctr_error *err);
 void fctr_netns_put(struct fctr_ctx *ctx, struct fctr_netns *net);	/* keep for reuse, or drop */
 void fctr_netns_drop(struct fctr_netns *net);
@@ -161,14 +174,27 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *plan, bool fresh, str
 struct fctr_instance *fctr_instance_make(struct fctr_plan *plan, struct fctr_error *err);
 void fctr_instance_teardown(struct fctr_instance *inst, bool reuse);
 void fctr_plan_drop_warm(struct fctr_plan *plan);
-int fctr_instance_pty(struct fctr_instance *inst, char *stack, int *master, int *slave, struct fctr_error *err);
+int fctr_instance_pty(struct fctr_instance *inst, bool console, char *stack, int *master, int *slave,
+		      struct fctr_error *err);
 
 /* ctx.c */
 void fctr_ctx_bury(struct fctr_ctx *ctx, struct fctr_instance *inst);	/* tear down in the background */
 void fctr_ctx_want_refill(struct fctr_ctx *ctx, struct fctr_plan *plan);
 unsigned fctr_ctx_mount_generation(struct fctr_ctx *ctx);
+int fctr_no_group(const struct fctr_plan *plan, int stage, struct fctr_error *err);
 int fctr_ctx_cgroot(struct fctr_ctx *ctx, const char *parent, struct fctr_cgroot **out, struct fctr_error *err);
 int fctr_rmtree(int dirfd, const char *name);
+bool fctr_ctx_start_thread(struct fctr_ctx *ctx);	/* with the lock held */
+
+/* watch.c */
+void fctr_ctx_wake(struct fctr_ctx *ctx);		/* with the lock held */
+bool fctr_ctx_sleep(struct fctr_ctx *ctx, int timeout_ms);
+void fctr_ctx_watch(struct fctr_ctx *ctx, struct fctr_container *c);
+void fctr_ctx_unwatch(struct fctr_ctx *ctx, struct fctr_container *c);
+
+/* container.c */
+void fctr_container_unref(struct fctr_container *c);
+bool fctr_reap(struct fctr_container *c);	/* with the context's lock */
 
 /* stub_job.c: the same launch through the static stub, which gets the plan in a memfd. On success
  * pid and pidfd are the job's, and it has exec'ed (or, with an init, the init has started it). */

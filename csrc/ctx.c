@@ -5,8 +5,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
-#include <time.h>
 
 #include "core.h"
 #include "launch.h"
@@ -133,23 +133,16 @@ static void *background(void *arg)
 			ctx->n_dead--;
 		}
 		if (!req && !p && !dead) {
-			struct timespec until;
-
 			if (ctx->stop)
 				break;
 			ctx->busy = false;
 			pthread_cond_broadcast(&ctx->idle);
-			if (timed) {
-				clock_gettime(CLOCK_MONOTONIC, &until);
-				until.tv_sec += 1;
-				if (pthread_cond_timedwait(&ctx->work, &ctx->lock, &until) == ETIMEDOUT) {
-					pthread_mutex_unlock(&ctx->lock);
-					timed = expire(ctx);
-					pthread_mutex_lock(&ctx->lock);
-				}
-			} else {
-				pthread_cond_wait(&ctx->work, &ctx->lock);
+			if (fctr_ctx_sleep(ctx, timed ? 1000 : -1)) {
 				timed = true;
+			} else {
+				pthread_mutex_unlock(&ctx->lock);
+				timed = expire(ctx);
+				pthread_mutex_lock(&ctx->lock);
 			}
 			continue;
 		}
@@ -172,7 +165,7 @@ static void *background(void *arg)
 }
 
 /* With the lock held. All signals stay blocked in the thread: they are the user's. */
-static bool start_thread(struct fctr_ctx *ctx)
+bool fctr_ctx_start_thread(struct fctr_ctx *ctx)
 {
 	struct fctr_sigs saved;
 
@@ -192,7 +185,7 @@ void fctr_ctx_bury(struct fctr_ctx *ctx, struct fctr_instance *inst)
 	bool queued = false;
 
 	pthread_mutex_lock(&ctx->lock);
-	if (start_thread(ctx) && !ctx->stop && ctx->n_dead < BACKLOG_MAX) {
+	if (fctr_ctx_start_thread(ctx) && !ctx->stop && ctx->n_dead < BACKLOG_MAX) {
 		struct fctr_instance **at = &ctx->dead;
 
 		while (*at)
@@ -202,7 +195,7 @@ void fctr_ctx_bury(struct fctr_ctx *ctx, struct fctr_instance *inst)
 		ctx->n_dead++;
 		ctx->busy = true;
 		queued = true;
-		pthread_cond_signal(&ctx->work);
+		fctr_ctx_wake(ctx);
 	}
 	pthread_mutex_unlock(&ctx->lock);
 	if (!queued)
@@ -215,11 +208,11 @@ void fctr_ctx_want_refill(struct fctr_ctx *ctx, struct fctr_plan *plan)
 	for (int i = 0; i < ctx->n_refill; i++)
 		if (ctx->refill[i] == plan)
 			goto out;
-	if (ctx->n_refill < (int)ARRAY_LEN(ctx->refill) && !ctx->stop && start_thread(ctx)) {
+	if (ctx->n_refill < (int)ARRAY_LEN(ctx->refill) && !ctx->stop && fctr_ctx_start_thread(ctx)) {
 		fctr_plan_ref(plan);
 		ctx->refill[ctx->n_refill++] = plan;
 		ctx->busy = true;
-		pthread_cond_signal(&ctx->work);
+		fctr_ctx_wake(ctx);
 	}
 out:
 	pthread_mutex_unlock(&ctx->lock);
@@ -231,7 +224,7 @@ bool fctr_ctx_request(struct fctr_ctx *ctx, struct fctr_launch_request *req)
 	bool ok;
 
 	pthread_mutex_lock(&ctx->lock);
-	ok = start_thread(ctx) && !ctx->stop;
+	ok = fctr_ctx_start_thread(ctx) && !ctx->stop;
 	if (ok) {
 		struct fctr_launch_request **at = &ctx->requests;
 
@@ -239,7 +232,7 @@ bool fctr_ctx_request(struct fctr_ctx *ctx, struct fctr_launch_request *req)
 			at = &(*at)->next;
 		req->next = NULL;
 		*at = req;
-		pthread_cond_signal(&ctx->work);
+		fctr_ctx_wake(ctx);
 	}
 	pthread_mutex_unlock(&ctx->lock);
 	return ok;
@@ -465,7 +458,6 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 {
 	struct fctr_ctx *ctx = calloc(1, sizeof(*ctx));
 	cleanup_close int dir = -1;
-	pthread_condattr_t attr;
 	char tag[48];
 
 	if (!ctx)
@@ -486,13 +478,9 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	}
 	ctx->config.runtime_dir = ctx->config.owner = NULL;
 	ctx->pid = getpid();
-	ctx->lock_fd = ctx->null_fd = ctx->owner_pidfd = ctx->mountinfo_fd = ctx->pidns_fd = -1;
+	ctx->lock_fd = ctx->null_fd = ctx->owner_pidfd = ctx->mountinfo_fd = ctx->pidns_fd = ctx->wake_fd = -1;
 	pthread_mutex_init(&ctx->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&ctx->work, &attr);
 	pthread_cond_init(&ctx->idle, NULL);
-	pthread_condattr_destroy(&attr);
 	dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ctx->lock_fd = dir < 0 ? -1 : take_lock(dir, ctx->owner);
 	if (ctx->lock_fd < 0) {
@@ -502,8 +490,9 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	ctx->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	ctx->owner_pidfd = (int)sys2(SYS_pidfd_open, getpid(), 0);
 	ctx->mountinfo_fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
-	if (ctx->null_fd < 0 || ctx->owner_pidfd < 0 || ctx->mountinfo_fd < 0) {
-		fctr_fail(err, FCTR_ST_FILE, errno, "/dev/null, pidfd or /proc/self/mountinfo");
+	ctx->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (ctx->null_fd < 0 || ctx->owner_pidfd < 0 || ctx->mountinfo_fd < 0 || ctx->wake_fd < 0) {
+		fctr_fail(err, FCTR_ST_FILE, errno, "/dev/null, pidfd, eventfd or /proc/self/mountinfo");
 		goto fail;
 	}
 	ctx->pidns_fd = open("/proc/thread-self/ns/pid", O_RDONLY | O_CLOEXEC);
@@ -523,7 +512,7 @@ void fctr_ctx_close(struct fctr_ctx *ctx)
 	fctr_ctx_drain(ctx, false);
 	pthread_mutex_lock(&ctx->lock);
 	ctx->stop = true;
-	pthread_cond_broadcast(&ctx->work);
+	fctr_ctx_wake(ctx);
 	pthread_mutex_unlock(&ctx->lock);
 	if (ctx->thread_started)
 		pthread_join(ctx->thread, NULL);
@@ -543,6 +532,20 @@ void fctr_ctx_close(struct fctr_ctx *ctx)
 
 /* Our copies of the descriptors only: groups, locks and containers are the parent's. The memory
  * stays (a few kB): its mutexes may have been held by threads that do not exist here. */
+static void close_instances(struct fctr_instance *list)
+{
+	for (struct fctr_instance *i = list; i; i = i->next) {
+		fctr_close_fd(&i->mnt);
+		fctr_close_fd(&i->ipc);
+		fctr_close_fd(&i->uts);
+		fctr_close_fd(&i->pidns);
+		fctr_close_fd(&i->net_fd);
+		fctr_close_fd(&i->upper_lock);
+		if (i->net)
+			fctr_close_fd(&i->net->fd);
+	}
+}
+
 void fctr_ctx_forked(struct fctr_ctx *ctx)
 {
 	fctr_close_fd(&ctx->lock_fd);
@@ -550,18 +553,14 @@ void fctr_ctx_forked(struct fctr_ctx *ctx)
 	fctr_close_fd(&ctx->owner_pidfd);
 	fctr_close_fd(&ctx->mountinfo_fd);
 	fctr_close_fd(&ctx->pidns_fd);
+	fctr_close_fd(&ctx->wake_fd);
 	for (struct fctr_netns *n = ctx->nets; n; n = n->next)
 		fctr_close_fd(&n->fd);
 	for (struct fctr_plan *p = ctx->plans; p; p = p->next) {
 		fctr_close_fd(&p->tmpl_fd);
-		for (struct fctr_instance *i = p->warm; i; i = i->next) {
-			fctr_close_fd(&i->mnt);
-			fctr_close_fd(&i->ipc);
-			fctr_close_fd(&i->uts);
-			fctr_close_fd(&i->pidns);
-			fctr_close_fd(&i->net_fd);
-		}
+		close_instances(p->warm);
 	}
+	close_instances(ctx->dead);
 	ctx->nets = NULL;
 	ctx->plans = NULL;
 }

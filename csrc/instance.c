@@ -15,7 +15,6 @@ static void fill_slots(struct fctr_plan *p, int *slot)
 {
 	for (uint32_t i = 0; i < p->n_slots; i++)
 		slot[i] = -1;
-	slot[FCTR_SLOT_TEMPLATE] = p->tmpl_fd;
 	slot[FCTR_SLOT_USER] = p->ns_fd[FCTR_NS_USER];
 	slot[FCTR_SLOT_NET] = p->ns_fd[FCTR_NS_NET];
 	slot[FCTR_SLOT_IPC] = p->ns_fd[FCTR_NS_IPC];
@@ -25,8 +24,6 @@ static void fill_slots(struct fctr_plan *p, int *slot)
 
 static bool is_borrowed(const struct fctr_plan *p, int fd)
 {
-	if (fd == p->tmpl_fd)
-		return true;
 	for (int i = 0; i < FCTR_NS_COUNT; i++)
 		if (fd == p->ns_fd[i])
 			return true;
@@ -108,6 +105,17 @@ static int lock_upper(struct fctr_plan *p, struct fctr_instance *inst, struct fc
 	return 0;
 }
 
+static void drop_scratch(struct fctr_plan *p, struct fctr_instance *inst)
+{
+	if (inst->scratch_name[0]) {
+		cleanup_close int dir = open(p->scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir >= 0)
+			fctr_rmtree(dir, inst->scratch_name);
+		inst->scratch_name[0] = '\0';
+	}
+}
+
 static int make_scratch(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
 {
 	cleanup_close int dir = open(p->scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -126,22 +134,33 @@ static int make_scratch(struct fctr_plan *p, struct fctr_instance *inst, struct 
 	return 0;
 }
 
-static int make_mounts(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
+#define NET_USED 1	/* the network namespace does not look fresh any more */
+
+/* tmpl: a descriptor of the template's that becomes ours: the plan may close its own any time. */
+static int make_mounts(struct fctr_plan *p, struct fctr_instance *inst, int tmpl, struct fctr_error *err)
 {
 	cleanup_free int *slot = malloc(p->n_slots * sizeof(int));
 	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1, .cwd = inst->scratch_name };
 	struct fctr_result result;
 	int r, net_given;
 
-	if (!slot)
+	if (!slot) {
+		close(tmpl);
 		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "instance");
+	}
 	fill_slots(p, slot);
+	slot[FCTR_SLOT_TEMPLATE] = tmpl;
 	if (inst->net)
 		slot[FCTR_SLOT_NET] = inst->net->fd;
 	net_given = slot[FCTR_SLOT_NET];
 	r = fctr_helper(p->ctx, &p->inst, p->blob, slot, &params, inst->stack, &result, err);
+	if (r == 0 && inst->net && inst->net->used && result.hash != inst->net->hash)
+		r = NET_USED;
 	if (r == 0 && p->need_user)
 		r = fctr_user_lookup(slot[FCTR_SLOT_PASSWD], slot[FCTR_SLOT_GROUP], p->user, &inst->user, err);
+	for (size_t i = 0; r == 0 && p->need_user && i < p->n_groups; i++)	/* group_add: besides those found */
+		if (inst->user.n_groups < FCTR_USER_GROUPS)
+			inst->user.groups[inst->user.n_groups++] = p->groups[i];
 	if (r == 0) {
 		inst->mnt = slot[FCTR_SLOT_MNT];
 		slot[FCTR_SLOT_MNT] = -1;
@@ -160,6 +179,34 @@ static int make_mounts(struct fctr_plan *p, struct fctr_instance *inst, struct f
 	}
 	close_rest(p, slot);
 	return r;
+}
+
+static void teardown_list(struct fctr_instance *list)
+{
+	while (list) {
+		struct fctr_instance *next = list->next;
+
+		fctr_instance_teardown(list, true);
+		list = next;
+	}
+}
+
+static int make_root(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
+{
+	struct fctr_instance *stale = NULL;
+	int r = 0, tmpl = -1;
+
+	pthread_mutex_lock(&p->lock);
+	if (!check_template(p, &stale))
+		r = make_template(p, inst->stack, err);
+	if (r == 0) {
+		tmpl = fcntl(p->tmpl_fd, F_DUPFD_CLOEXEC, 3);
+		if (tmpl < 0)
+			r = fctr_fail(err, FCTR_ST_TEMPLATE, errno, "descriptor of the template");
+	}
+	pthread_mutex_unlock(&p->lock);
+	teardown_list(stale);
+	return r < 0 ? r : make_mounts(p, inst, tmpl, err);
 }
 
 static int make_group(struct fctr_plan *p, struct fctr_instance *inst, struct fctr_error *err)
@@ -188,7 +235,7 @@ static int make_group(struct fctr_plan *p, struct fctr_instance *inst, struct fc
 
 struct fctr_instance *fctr_instance_make(struct fctr_plan *p, struct fctr_error *err)
 {
-	struct fctr_instance *inst = calloc(1, sizeof(*inst)), *stale = NULL;
+	struct fctr_instance *inst = calloc(1, sizeof(*inst));
 	int r = 0;
 
 	if (!inst) {
@@ -197,6 +244,7 @@ struct fctr_instance *fctr_instance_make(struct fctr_plan *p, struct fctr_error 
 	}
 	inst->plan = p;
 	inst->mnt = inst->ipc = inst->uts = inst->pidns = inst->upper_lock = inst->net_fd = -1;
+	pthread_mutex_init(&inst->cg_lock, NULL);
 	fctr_plan_ref(p);
 	inst->stack = fctr_stack_get(p->ctx);
 	if (!inst->stack) {
@@ -215,17 +263,19 @@ struct fctr_instance *fctr_instance_make(struct fctr_plan *p, struct fctr_error 
 			goto fail;
 		if (p->disk_scratch && make_scratch(p, inst, err) < 0)
 			goto fail;
-		pthread_mutex_lock(&p->lock);
-		if (!check_template(p, &stale))
-			r = make_template(p, inst->stack, err);
-		pthread_mutex_unlock(&p->lock);
-		while (stale) {
-			struct fctr_instance *next = stale->next;
-
-			fctr_instance_teardown(stale, true);
-			stale = next;
+		r = make_root(p, inst, err);
+		while (r == NET_USED) {
+			fctr_netns_drop(inst->net);
+			inst->net = fctr_netns_get(p->ctx, inst->stack, err);
+			r = inst->net ? 0 : -1;
+			if (r == 0 && p->disk_scratch) {	/* a volatile overlay's directories serve once */
+				drop_scratch(p, inst);
+				r = make_scratch(p, inst, err);
+			}
+			if (r == 0)
+				r = make_root(p, inst, err);
 		}
-		if (r < 0 || make_mounts(p, inst, err) < 0)
+		if (r < 0)
 			goto fail;
 	} else if (p->need_user) {
 		inst->user.uid = p->uid;
@@ -261,12 +311,7 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 		want = p->n_warm + p->preparing < p->target;
 	}
 	pthread_mutex_unlock(&p->lock);
-	while (stale) {
-		struct fctr_instance *next = stale->next;
-
-		fctr_instance_teardown(stale, true);
-		stale = next;
-	}
+	teardown_list(stale);
 	if (want)
 		fctr_ctx_want_refill(p->ctx, p);
 	if (inst) {
@@ -306,12 +351,7 @@ void fctr_instance_teardown(struct fctr_instance *inst, bool reuse)
 	fctr_close_fd(&inst->uts);
 	fctr_close_fd(&inst->pidns);
 	fctr_close_fd(&inst->net_fd);
-	if (inst->scratch_name[0]) {
-		cleanup_close int dir = open(p->scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-		if (dir >= 0)
-			fctr_rmtree(dir, inst->scratch_name);
-	}
+	drop_scratch(p, inst);
 	fctr_close_fd(&inst->upper_lock);
 	if (inst->net && reuse)
 		fctr_netns_put(ctx, inst->net);
@@ -320,6 +360,7 @@ void fctr_instance_teardown(struct fctr_instance *inst, bool reuse)
 	if (inst->cg)
 		give_group_back(p, inst, reuse);
 	fctr_stack_put(ctx, inst->stack);
+	pthread_mutex_destroy(&inst->cg_lock);
 	free(inst);
 	fctr_plan_unref(p);
 }
@@ -336,12 +377,7 @@ void fctr_plan_drop_warm(struct fctr_plan *p)
 	p->n_warm = p->target = 0;
 	fctr_close_fd(&p->tmpl_fd);
 	pthread_mutex_unlock(&p->lock);
-	while (list) {
-		struct fctr_instance *next = list->next;
-
-		fctr_instance_teardown(list, true);
-		list = next;
-	}
+	teardown_list(list);
 	pthread_mutex_lock(&p->lock);
 	n = p->n_groups_free;
 	p->n_groups_free = 0;
@@ -406,14 +442,18 @@ bool fctr_probe_pidns(struct fctr_ctx *ctx)
 	return ok;
 }
 
-int fctr_instance_pty(struct fctr_instance *inst, char *stack, int *master, int *slave, struct fctr_error *err)
+/* console: also as /dev/console, which is the container's own first terminal and no later one's. */
+int fctr_instance_pty(struct fctr_instance *inst, bool console, char *stack, int *master, int *slave,
+		      struct fctr_error *err)
 {
 	static const char blob[] = "\0/";
 	struct fctr_step v[] = {
 		{ .op = FCTR_OP_SETNS, .stage = FCTR_ST_USERNS, .slot = FCTR_SLOT_USER, .slot2 = -1, .a = 0x10000000 /* CLONE_NEWUSER */ },
+		{ .op = FCTR_OP_ROOT_IDS, .stage = FCTR_ST_USERNS, .slot = -1, .slot2 = -1,
+		  .a = inst->plan->root_uid, .b = inst->plan->root_gid },
 		{ .op = FCTR_OP_SETNS, .stage = FCTR_ST_NAMESPACE, .slot = FCTR_SLOT_MNT, .slot2 = -1, .a = 0x00020000 /* CLONE_NEWNS */ },
 		{ .op = FCTR_OP_CHDIR, .stage = FCTR_ST_STDIO, .slot = -1, .slot2 = -1 },
-		{ .op = FCTR_OP_PTY, .stage = FCTR_ST_STDIO, .slot = FCTR_SLOT_MASTER, .slot2 = FCTR_SLOT_SLAVE, .a = 1 },
+		{ .op = FCTR_OP_PTY, .stage = FCTR_ST_STDIO, .slot = FCTR_SLOT_MASTER, .slot2 = FCTR_SLOT_SLAVE, .a = console },
 	};
 	char own[4] = { 0 };
 	struct fctr_plan *p = inst->plan;
@@ -432,11 +472,12 @@ int fctr_instance_pty(struct fctr_instance *inst, char *stack, int *master, int 
 	slot[FCTR_SLOT_USER] = p->ns_fd[FCTR_NS_USER];
 	memcpy(own, blob, sizeof(blob));
 	own[1] = '/';
-	strcpy(own + 1, p->has_userns ? "/r" : "/");
-	v[2].s1 = 1;
+	/* before its first process has pivoted, the root of one with a user namespace is below /r */
+	strcpy(own + 1, p->has_userns && console ? "/r" : "/");
+	v[3].s1 = 1;
 	if (!p->has_userns) {
-		steps.v++;
-		steps.n--;
+		steps.v += 2;
+		steps.n -= 2;
 	}
 	r = fctr_helper(p->ctx, &steps, own, slot, &params, stack, &result, err);
 	*master = slot[FCTR_SLOT_MASTER];

@@ -159,7 +159,8 @@ static void identity(struct start *s)
 {
 	struct fctr_plan *p = s->plan;
 	struct fctr_params *q = &s->params;
-	struct fctr_user *u = p->need_user && s->inst ? &s->inst->user : NULL;
+	struct fctr_instance *inst = s->target ? s->target->inst : s->inst;	/* an exec is the same user */
+	struct fctr_user *u = p->need_user && inst ? &inst->user : NULL;
 
 	q->uid = u ? u->uid : p->uid;
 	q->gid = u ? u->gid : p->gid;
@@ -303,6 +304,7 @@ static int read_report(struct start *s, struct fctr_error *err)
 
 static int begin(struct start *s, struct fctr_error *err)
 {
+	int into = -1;
 	struct fctr_plan *p = s->plan;
 	const struct fctr_launch *l = s->launch;
 	struct fctr_cgroup *cg = s->target && s->target->inst ? s->target->inst->cg : s->inst ? s->inst->cg : NULL;
@@ -314,12 +316,18 @@ static int begin(struct start *s, struct fctr_error *err)
 	};
 	namespace_slots(s);
 	identity(s);
-	if (cg)
+	if (cg) {
+		struct fctr_instance *inst = s->target ? s->target->inst : s->inst;
+
+		pthread_mutex_lock(&inst->cg_lock);
 		s->params.n_tasks = (uint32_t)fctr_cgroup_tasks(cg, s->slot + FCTR_SLOT_TASKS);
+		into = fctr_cgroup_into_fd(cg);
+		pthread_mutex_unlock(&inst->cg_lock);
+	}
 	if (find_candidates(s, err) < 0)
 		return -1;
 	s->params.candidates = s->candidates;
-	if (l->tty && fctr_instance_pty(s->inst ? s->inst : s->target->inst, s->stack, &s->c->master, &s->slave, err) < 0)
+	if (l->tty && fctr_instance_pty(s->inst ? s->inst : s->target->inst, s->inst != NULL, s->stack, &s->c->master, &s->slave, err) < 0)
 		return -1;
 	if (l->tty && l->rows) {
 		struct winsize ws = { .ws_row = l->rows, .ws_col = l->cols };
@@ -343,7 +351,7 @@ static int begin(struct start *s, struct fctr_error *err)
 		s->params.shared_top = top + 1;
 	}
 	if (p->mode == FCTR_MODE_STUB) {
-		if (fctr_stub_launch(p, s->slot, &s->params, cg ? fctr_cgroup_into_fd(cg) : -1, s->stub_fd, s->stack,
+		if (fctr_stub_launch(p, s->slot, &s->params, into, s->stub_fd, s->stack,
 				     s->report_r, &s->report_w, &s->c->pid, &s->c->pidfd, err) < 0)
 			return -1;
 	} else if (clone_direct(s, err) < 0) {
@@ -389,6 +397,7 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 	*s = (struct start){ .plan = plan, .launch = launch, .c = c, .target = target,
 			     .report_r = -1, .report_w = -1, .stub_fd = -1, .slave = -1 };
 	*c = (struct fctr_container){ .plan = plan, .pidfd = -1, .status_fd = -1, .master = -1, .t_start = t0 };
+	atomic_init(&c->refs, 1);
 	fctr_plan_ref(plan);
 	if (!target) {
 		s->inst = fctr_instance_take(plan, false, err);
@@ -397,7 +406,7 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 		if (launch->limits) {
 			s->inst->cg_dirty = true;
 			if (!s->inst->cg) {
-				fctr_fail(err, FCTR_ST_LIMIT, EINVAL, "limits need a control group (cgroup=True)");
+				fctr_no_group(plan, FCTR_ST_LIMIT, err);
 				goto out;
 			}
 			if (fctr_cgroup_check(plan->cgroot, launch->limits, 0, err) < 0 ||
@@ -439,9 +448,13 @@ out:
 	if (r == 0) {
 		c->inst = s->inst;
 		c->host = target;
+		if (target)
+			atomic_fetch_add(&target->refs, 1);
 		pthread_mutex_lock(&plan->ctx->lock);
 		plan->ctx->counters.started++;
 		pthread_mutex_unlock(&plan->ctx->lock);
+		if (plan->ns_fd[FCTR_NS_PID] >= 0)
+			fctr_ctx_watch(plan->ctx, c);
 		*out = c;
 	} else {
 		if (c->pid > 0 && c->pidfd >= 0) {	/* it runs, but we could not hear from it */
@@ -507,6 +520,8 @@ int fctr_exec(struct fctr_container *target, struct fctr_plan *plan, const struc
 {
 	if (target->ended || target->pid <= 0)
 		return fctr_fail(err, FCTR_ST_JOIN, ESRCH, "the container has ended");
+	if (target->frozen)	/* what joins its group would stop too, and we wait for it */
+		return fctr_fail(err, FCTR_ST_JOIN, EBUSY, "the container is paused");
 	if (plan->mode != FCTR_MODE_STUB)
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "not a plan for exec");
 	return launch_any(plan, target, launch, out, err);

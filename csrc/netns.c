@@ -1,9 +1,11 @@
 /* netns.c: network namespaces made beforehand.
  *
  * Making one is the dearest step of a start, and one that nobody with power over networks has
- * been in can be used again, if it shows nothing: its sockets, counters and TIME_WAIT entries
- * are hashed when it is new, and again each time before it is given out. Only a namespace whose
- * whole visible state equals a fresh one's is reused (docs/security.md).
+ * been in can be used again, if it shows nothing. Four files are hashed when it is new, and again
+ * each time before it is given out: the sockets of every kind that are alive in it, TIME_WAIT and
+ * fragments too (sockstat), the packets of its only interface (dev), and the counters of the IP
+ * stacks, which every attempt to send raises, routable or not (snmp, snmp6). Only one that equals
+ * a fresh one is reused (docs/security.md).
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,13 +15,12 @@
 
 #define NET_POOL_MAX 64
 
-static const char blob[] = "\0"
-	"/proc/self/net/sockstat\0/proc/self/net/sockstat6\0/proc/self/net/dev\0/proc/self/net/snmp\0"
-	"/proc/self/net/snmp6\0/proc/self/net/netstat\0/proc/self/net/unix\0/proc/self/net/packet\0"
-	"/proc/self/net/netlink\0\0"
-	"net\0";
+#define FILES "/proc/self/net/sockstat\0/proc/self/net/dev\0/proc/self/net/snmp\0/proc/self/net/snmp6\0\0"
+const char fctr_net_files[] = FILES;
+const size_t fctr_net_files_len = sizeof(FILES);
+static const char blob[] = "\0" FILES "net\0";
 #define FILES_AT 1
-#define NET_AT (sizeof(blob) - 5)
+#define NET_AT (1 + sizeof(FILES) - 1)
 
 static struct fctr_step make_v[] = {
 	{ .op = FCTR_OP_NSDIR, .stage = FCTR_ST_NETNS, .slot = FCTR_SLOT_NSDIR, .slot2 = -1 },
@@ -28,26 +29,7 @@ static struct fctr_step make_v[] = {
 	{ .op = FCTR_OP_NSFD, .stage = FCTR_ST_NETNS, .slot = FCTR_SLOT_NET, .slot2 = FCTR_SLOT_NSDIR, .s1 = NET_AT },
 	{ .op = FCTR_OP_NET_HASH, .stage = FCTR_ST_NETNS, .slot = -1, .slot2 = -1, .s1 = FILES_AT },
 };
-static struct fctr_step check_v[] = {
-	{ .op = FCTR_OP_SETNS, .stage = FCTR_ST_NETNS, .slot = FCTR_SLOT_NET, .slot2 = -1, .a = CLONE_NEWNET },
-	{ .op = FCTR_OP_NET_HASH, .stage = FCTR_ST_NETNS, .slot = -1, .slot2 = -1, .s1 = FILES_AT },
-};
 static const struct fctr_steps make_steps = { make_v, ARRAY_LEN(make_v), 0 };
-static const struct fctr_steps check_steps = { check_v, ARRAY_LEN(check_v), 0 };
-
-static bool looks_fresh(struct fctr_ctx *ctx, struct fctr_netns *net, char *stack)
-{
-	int slot[FCTR_SLOT_TREE];
-	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1 };
-	struct fctr_result result;
-	struct fctr_error err;
-
-	for (size_t i = 0; i < ARRAY_LEN(slot); i++)
-		slot[i] = -1;
-	slot[FCTR_SLOT_NET] = net->fd;
-	return fctr_helper(ctx, &check_steps, blob, slot, &params, stack, &result, &err) == 0 &&
-	       result.hash == net->hash;
-}
 
 struct fctr_netns *fctr_netns_get(struct fctr_ctx *ctx, char *stack, struct fctr_error *err)
 {
@@ -57,24 +39,16 @@ struct fctr_netns *fctr_netns_get(struct fctr_ctx *ctx, char *stack, struct fctr
 	struct fctr_netns *net;
 	int r;
 
-	for (;;) {
-		pthread_mutex_lock(&ctx->lock);
-		net = ctx->nets;
-		if (net) {
-			ctx->nets = net->next;
-			ctx->n_nets--;
-		}
-		pthread_mutex_unlock(&ctx->lock);
-		if (!net)
-			break;
-		if (!net->used || looks_fresh(ctx, net, stack)) {
-			pthread_mutex_lock(&ctx->lock);
-			ctx->counters.net_reused++;
-			pthread_mutex_unlock(&ctx->lock);
-			return net;
-		}
-		fctr_netns_drop(net);
+	pthread_mutex_lock(&ctx->lock);
+	net = ctx->nets;
+	if (net) {
+		ctx->nets = net->next;
+		ctx->n_nets--;
+		ctx->counters.net_reused++;
 	}
+	pthread_mutex_unlock(&ctx->lock);
+	if (net)	/* whether it still looks fresh is found out by whoever enters it first */
+		return net;
 	net = calloc(1, sizeof(*net));
 	if (!net) {
 		fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "network namespace");

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/utsname.h>
 
 #include "core.h"
 #include "syscalls.h"
@@ -124,6 +125,16 @@ static int take_ns(struct fctr_plan *p, const struct fctr_spec *spec, int kind, 
 	return 0;
 }
 
+/* From Linux 6.3 on a process enters the time namespace it has made when it execs; before, only its
+ * children do, and those may not share its memory. */
+static bool time_at_exec(void)
+{
+	struct utsname u;
+	int major = 0, minor = 0;
+
+	return uname(&u) == 0 && sscanf(u.release, "%d.%d", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 3));
+}
+
 static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
 {
 	const struct fctr_ns *ns = spec->ns;
@@ -141,7 +152,8 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a mount namespace of its own needs a root filesystem");
 	/* A job that can be traced from a pid namespace it did not start must never have this
 	 * process's memory: it goes through the stub. So does what wants to be single-threaded. */
-	if (!p->pid_private || ns[FCTR_NS_TIME].mode == FCTR_NS_JOIN || ns[FCTR_NS_MNT].mode == FCTR_NS_JOIN)
+	p->time_fork = ns[FCTR_NS_TIME].mode == FCTR_NS_NEW && !time_at_exec();
+	if (!p->pid_private || ns[FCTR_NS_TIME].mode == FCTR_NS_JOIN || ns[FCTR_NS_MNT].mode == FCTR_NS_JOIN || p->time_fork)
 		p->mode = FCTR_MODE_STUB;
 	else
 		p->mode = p->has_userns ? FCTR_MODE_TWO_STEP : FCTR_MODE_DIRECT;
@@ -151,7 +163,7 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 	if (p->mode == FCTR_MODE_DIRECT && !p->pid_prepared)
 		p->clone_flags = CLONE_NEWPID;
 	/* a job with the power to change its network namespace takes it to the grave */
-	p->net_pool = ns[FCTR_NS_NET].mode == FCTR_NS_NEW && !p->has_userns;
+	p->net_pool = ns[FCTR_NS_NET].mode == FCTR_NS_NEW && !p->has_userns && p->own_mnt;
 	p->pooled = p->own_mnt && !spec->upper;
 	return 0;
 }
@@ -279,6 +291,8 @@ static void copy_identity(struct fctr_plan *p, const struct fctr_spec *spec)
 {
 	p->uid = spec->uid;
 	p->gid = spec->gid;
+	p->root_uid = spec->n_uid_map ? spec->uid_map[0].inside : 0;
+	p->root_gid = spec->n_gid_map ? spec->gid_map[0].inside : 0;
 	p->n_groups = spec->n_groups;
 	p->groups = calloc(spec->n_groups + 1, sizeof(uint32_t));
 	for (size_t i = 0; i < spec->n_groups && p->groups; i++)
@@ -296,6 +310,40 @@ static void copy_identity(struct fctr_plan *p, const struct fctr_spec *spec)
 		p->seccomp_len = (uint16_t)spec->seccomp_len;
 		p->seccomp_flags = spec->seccomp_flags;
 	}
+}
+
+static bool no_limits(const struct fctr_limits *l)
+{
+	const int64_t v[] = { l->cpu_quota_us, l->cpu_period_us, l->cpu_burst_us, l->cpu_weight, l->cpu_shares,
+			      l->cpu_idle, l->memory_max, l->memory_soft, l->memory_swap_max, l->memory_swappiness,
+			      l->pids_max, l->io_weight };
+
+	for (size_t i = 0; i < ARRAY_LEN(v); i++)
+		if (v[i] != FCTR_UNSET)
+			return false;
+	return !l->cpuset_cpus && !l->cpuset_mems && !l->n_io && !l->n_huge && !l->n_unified;
+}
+
+/* An unprivileged user may have no group to put others in. A job that asks for nothing of it, and
+ * that ends whole with its pid namespace, goes without one. */
+static int take_group(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
+{
+	struct fctr_error why = { 0 };
+
+	if (fctr_ctx_cgroot(p->ctx, spec->cgroup_parent, &p->cgroot, &why) < 0) {
+		bool denied = why.err == EACCES || why.err == EPERM || why.err == EROFS || why.err == ENOTSUP;
+
+		p->group_missing = denied && geteuid() != 0 && !spec->cgroup_parent && !p->n_devrules &&
+				   p->pid_private && no_limits(&p->limits);
+		if (p->group_missing)
+			return 0;
+		*err = why;
+		return -1;
+	}
+	if (fctr_cgroup_check(p->cgroot, &p->limits, p->n_devrules, err) < 0)
+		return -1;
+	p->has_cgroup = true;
+	return 0;
 }
 
 int fctr_plan_compile(struct fctr_ctx *ctx, const struct fctr_spec *spec, struct fctr_plan **out,
@@ -336,12 +384,8 @@ int fctr_plan_compile(struct fctr_ctx *ctx, const struct fctr_spec *spec, struct
 		fctr_fail(err, FCTR_ST_SPEC, E2BIG, "too many layers and mounts (%u)", p->n_slots);
 		goto fail;
 	}
-	if (spec->cgroup) {
-		if (fctr_ctx_cgroot(ctx, spec->cgroup_parent, &p->cgroot, err) < 0 ||
-		    fctr_cgroup_check(p->cgroot, &p->limits, p->n_devrules, err) < 0)
-			goto fail;
-		p->has_cgroup = true;
-	}
+	if (spec->cgroup && take_group(p, spec, err) < 0)
+		goto fail;
 	pthread_mutex_lock(&ctx->lock);
 	p->next = ctx->plans;
 	ctx->plans = p;

@@ -22,6 +22,7 @@ enum fctr_op {
 	FCTR_OP_NEW_PIDNS,	/* slot <- a pid namespace nobody is in yet */
 	FCTR_OP_NET_HASH,	/* what the network namespace shows, into a result */
 	FCTR_OP_TIMENS,		/* s1: offsets */
+	FCTR_OP_NO_DUMP,	/* stub only: not to be traced from here on */
 	FCTR_OP_FORK,		/* stub only: the job is born here; a: CLONE_NEWPID or 0 (joined before) */
 	FCTR_OP_FORK_VM,	/* the same without the stub: a second vfork; a: CLONE_NEWPID */
 	/* template: one tmpfs with everything a container of this plan will be made of */
@@ -39,9 +40,10 @@ enum fctr_op {
 	FCTR_OP_MOVE,		/* mount s1 of the template -> s2 in the root; flag NOCREATE */
 	FCTR_OP_MKDIRS,		/* s1 in the root, a: mode */
 	FCTR_OP_MKNOD,		/* s1 in the root, a: mode and type, b: device, c: uid<<32|gid */
+	FCTR_OP_OPAQUE,		/* s1: hide what lower layers have in this directory */
 	FCTR_OP_SYMLINK,	/* s1 in the root -> text s2 */
 	FCTR_OP_FILE,		/* s1 in the root <- b bytes at s2, a: mode, c: uid<<32|gid */
-	FCTR_OP_MASK,		/* s1 in the root */
+	FCTR_OP_MASK,		/* s1 in the root; s2: an empty directory's mount to clone, or "" */
 	FCTR_OP_RDONLY,		/* s1 in the root */
 	FCTR_OP_ROOT_ATTR,	/* a: attrs set on the root mount, c: propagation */
 	FCTR_OP_KEEP,		/* slot <- s1 in the root, opened for reading; absent is fine */
@@ -88,6 +90,7 @@ enum fctr_slot {
 	FCTR_SLOT_TEMPLATE, FCTR_SLOT_MNT, FCTR_SLOT_PID, FCTR_SLOT_NET, FCTR_SLOT_IPC, FCTR_SLOT_UTS,
 	FCTR_SLOT_CGROUPNS, FCTR_SLOT_USER, FCTR_SLOT_TIME,
 	FCTR_SLOT_NSDIR, FCTR_SLOT_PIDNS, FCTR_SLOT_PASSWD, FCTR_SLOT_GROUP, FCTR_SLOT_MASTER, FCTR_SLOT_SLAVE,
+	FCTR_SLOT_GO,		/* stub: the job it forks waits for a byte of this */
 	FCTR_SLOT_TASKS, FCTR_SLOT_TASKS_END = FCTR_SLOT_TASKS + 12,
 	FCTR_SLOT_TREE = FCTR_SLOT_TASKS_END,	/* template: one a tree; then one an idmap */
 };

@@ -33,41 +33,6 @@ static bool is_below(const char *path, const char *dir)
 	return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
-static void join_namespaces(struct fctr_plan *p, const struct fctr_spec *spec)
-{
-	const struct fctr_ns *ns = spec->ns;
-
-	if (p->has_userns)
-		join(p, FCTR_SLOT_USER, CLONE_NEWUSER, FCTR_ST_USERNS);
-	/* a prepared one is joined like a given one; without a mount namespace nothing is prepared */
-	if (ns[FCTR_NS_NET].mode == FCTR_NS_JOIN || (ns[FCTR_NS_NET].mode == FCTR_NS_NEW && (p->own_mnt || p->net_pool)))
-		join(p, FCTR_SLOT_NET, CLONE_NEWNET, FCTR_ST_NETNS);
-	else if (ns[FCTR_NS_NET].mode == FCTR_NS_NEW) {
-		add(p, FCTR_OP_UNSHARE, FCTR_ST_NETNS)->a = CLONE_NEWNET;
-		add(p, FCTR_OP_LO_UP, FCTR_ST_NETNS);
-	}
-	for (int kind = FCTR_NS_IPC; kind <= FCTR_NS_UTS; kind++) {
-		int64_t type = kind == FCTR_NS_IPC ? CLONE_NEWIPC : CLONE_NEWUTS;
-
-		if (ns[kind].mode == FCTR_NS_JOIN || (ns[kind].mode == FCTR_NS_NEW && p->own_mnt))
-			join(p, kind == FCTR_NS_IPC ? FCTR_SLOT_IPC : FCTR_SLOT_UTS, type, FCTR_ST_NAMESPACE);
-		else if (ns[kind].mode == FCTR_NS_NEW)
-			add(p, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = type;
-	}
-	if (!p->own_mnt && ns[FCTR_NS_UTS].mode == FCTR_NS_NEW) {
-		if (spec->hostname)
-			add(p, FCTR_OP_HOSTNAME, FCTR_ST_HOSTNAME)->s1 = fctr_blob_str(p, spec->hostname);
-		if (spec->domainname)
-			add(p, FCTR_OP_DOMAINNAME, FCTR_ST_HOSTNAME)->s1 = fctr_blob_str(p, spec->domainname);
-	}
-	if (ns[FCTR_NS_CGROUP].mode == FCTR_NS_NEW)	/* rooted where the process is: after it joined */
-		add(p, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWCGROUP;
-	else if (ns[FCTR_NS_CGROUP].mode == FCTR_NS_JOIN)
-		join(p, FCTR_SLOT_CGROUPNS, CLONE_NEWCGROUP, FCTR_ST_NAMESPACE);
-	if (p->own_mnt || ns[FCTR_NS_MNT].mode == FCTR_NS_JOIN)
-		join(p, FCTR_SLOT_MNT, CLONE_NEWNS, FCTR_ST_NAMESPACE);
-}
-
 static void time_namespace(struct fctr_plan *p, const struct fctr_spec *spec)
 {
 	int64_t ns[2] = { spec->monotonic_ns, spec->boottime_ns };
@@ -101,7 +66,51 @@ static void time_namespace(struct fctr_plan *p, const struct fctr_spec *spec)
 	s->s1 = fctr_blob_str(p, text);
 }
 
-void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_steps *list)
+static void join_namespaces(struct fctr_plan *p, const struct fctr_spec *spec)
+{
+	const struct fctr_ns *ns = spec->ns;
+	/* a process that cannot be traced may not write its own files in /proc without privilege */
+	bool late = ns[FCTR_NS_TIME].mode == FCTR_NS_NEW && ns[FCTR_NS_USER].mode == FCTR_NS_NEW;
+
+	if (p->mode == FCTR_MODE_STUB && !late)
+		add(p, FCTR_OP_NO_DUMP, FCTR_ST_JOIN);
+	if (p->has_userns)
+		join(p, FCTR_SLOT_USER, CLONE_NEWUSER, FCTR_ST_USERNS);
+	/* it belongs to the user namespace it is made in, and an unprivileged user has power there alone */
+	time_namespace(p, spec);
+	if (p->mode == FCTR_MODE_STUB && late)
+		add(p, FCTR_OP_NO_DUMP, FCTR_ST_JOIN);
+	/* a prepared one is joined like a given one; without a mount namespace nothing is prepared */
+	if (ns[FCTR_NS_NET].mode == FCTR_NS_JOIN || (ns[FCTR_NS_NET].mode == FCTR_NS_NEW && (p->own_mnt || p->net_pool)))
+		join(p, FCTR_SLOT_NET, CLONE_NEWNET, FCTR_ST_NETNS);
+	else if (ns[FCTR_NS_NET].mode == FCTR_NS_NEW) {
+		add(p, FCTR_OP_UNSHARE, FCTR_ST_NETNS)->a = CLONE_NEWNET;
+		add(p, FCTR_OP_LO_UP, FCTR_ST_NETNS);
+	}
+	for (int kind = FCTR_NS_IPC; kind <= FCTR_NS_UTS; kind++) {
+		int64_t type = kind == FCTR_NS_IPC ? CLONE_NEWIPC : CLONE_NEWUTS;
+
+		if (ns[kind].mode == FCTR_NS_JOIN || (ns[kind].mode == FCTR_NS_NEW && p->own_mnt))
+			join(p, kind == FCTR_NS_IPC ? FCTR_SLOT_IPC : FCTR_SLOT_UTS, type, FCTR_ST_NAMESPACE);
+		else if (ns[kind].mode == FCTR_NS_NEW)
+			add(p, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = type;
+	}
+	if (!p->own_mnt && ns[FCTR_NS_UTS].mode == FCTR_NS_NEW) {
+		if (spec->hostname)
+			add(p, FCTR_OP_HOSTNAME, FCTR_ST_HOSTNAME)->s1 = fctr_blob_str(p, spec->hostname);
+		if (spec->domainname)
+			add(p, FCTR_OP_DOMAINNAME, FCTR_ST_HOSTNAME)->s1 = fctr_blob_str(p, spec->domainname);
+	}
+	if (ns[FCTR_NS_CGROUP].mode == FCTR_NS_NEW)	/* rooted where the process is: after it joined */
+		add(p, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWCGROUP;
+	else if (ns[FCTR_NS_CGROUP].mode == FCTR_NS_JOIN)
+		join(p, FCTR_SLOT_CGROUPNS, CLONE_NEWCGROUP, FCTR_ST_NAMESPACE);
+	if (p->own_mnt || ns[FCTR_NS_MNT].mode == FCTR_NS_JOIN)
+		join(p, FCTR_SLOT_MNT, CLONE_NEWNS, FCTR_ST_NAMESPACE);
+}
+
+void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_steps *list,
+			      const char *empty_dir)
 {
 	for (size_t i = 0; i < spec->n_mounts; i++) {
 		const struct fctr_mount *m = &spec->mounts[i];
@@ -130,8 +139,12 @@ void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec,
 		if (is_below(spec->readonly[i], "/proc"))
 			fctr_step_add(list, FCTR_OP_RDONLY, FCTR_ST_MASK)->s1 = fctr_blob_str(p, spec->readonly[i]);
 	for (size_t i = 0; i < spec->n_masked; i++)
-		if (is_below(spec->masked[i], "/proc"))
-			fctr_step_add(list, FCTR_OP_MASK, FCTR_ST_MASK)->s1 = fctr_blob_str(p, spec->masked[i]);
+		if (is_below(spec->masked[i], "/proc")) {
+			struct fctr_step *s = fctr_step_add(list, FCTR_OP_MASK, FCTR_ST_MASK);
+
+			s->s1 = fctr_blob_str(p, spec->masked[i]);
+			s->s2 = fctr_blob_str(p, empty_dir);
+		}
 }
 
 /* The groups as the job sees them: only from inside its cgroup namespace is their root its own. A
@@ -235,11 +248,10 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 		add(p, FCTR_OP_OOM, FCTR_ST_OOM)->s1 = fctr_blob_str(p, text);
 	}
 	add(p, FCTR_OP_TASKS, FCTR_ST_CGROUP_JOIN)->slot = FCTR_SLOT_TASKS;
-	time_namespace(p, spec);
 	join_namespaces(p, spec);
 	if (p->mode == FCTR_MODE_TWO_STEP)
 		add(p, FCTR_OP_FORK_VM, FCTR_ST_CLONE)->a = CLONE_NEWPID;
-	else if (p->mode == FCTR_MODE_STUB && spec->ns[FCTR_NS_PID].mode != FCTR_NS_HOST) {
+	else if (p->mode == FCTR_MODE_STUB && (spec->ns[FCTR_NS_PID].mode != FCTR_NS_HOST || p->time_fork)) {
 		if (spec->ns[FCTR_NS_PID].mode == FCTR_NS_JOIN)
 			join(p, FCTR_SLOT_PID, CLONE_NEWPID, FCTR_ST_NAMESPACE);
 		add(p, FCTR_OP_FORK, FCTR_ST_CLONE)->a = p->pid_private ? CLONE_NEWPID : 0;
@@ -248,7 +260,7 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 		if (p->has_userns)
 			add(p, FCTR_OP_CHDIR, FCTR_ST_PIVOT)->s1 = fctr_blob_str(p, "/r");
 		if (!p->pid_prepared)
-			fctr_compile_proc_mounts(p, spec, &p->start);
+			fctr_compile_proc_mounts(p, spec, &p->start, "");
 		cgroup_mounts(p, spec);
 		if (p->has_userns)
 			add(p, FCTR_OP_PIVOT, FCTR_ST_PIVOT);

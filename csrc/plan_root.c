@@ -31,6 +31,9 @@ struct build {
 	const struct fctr_spec *spec;
 	struct tree *trees;
 	size_t n_trees, cap;
+	struct fctr_steps *list;	/* where path_step() adds */
+	const char *dev;		/* where /dev is put together: "/dev", or in the device layer */
+	bool dev_layer, shared_mask;
 };
 
 static void add_tree(struct build *b, struct tree t)
@@ -65,7 +68,7 @@ static struct fctr_step *mount_fs(struct build *b, int stage, const char *type, 
 
 static struct fctr_step *path_step(struct build *b, int op, int stage, const char *path)
 {
-	struct fctr_step *s = fctr_step_add(&b->p->inst, op, stage);
+	struct fctr_step *s = fctr_step_add(b->list, op, stage);
 
 	s->s1 = fctr_blob_str(b->p, path);
 	return s;
@@ -108,10 +111,13 @@ static void root_ids(struct build *b, struct fctr_steps *list)
 
 /* ---- template -------------------------------------------------------------------------- */
 
+static void device_layer(struct build *b);
+
 static void template_steps(struct build *b)
 {
 	struct fctr_plan *p = b->p;
 	struct fctr_steps *t = &p->tmpl;
+	static const char ro[] = "ro\0\0mode\0" "0555\0nr_inodes\0" "2\0";
 	bool privileged = p->ctx->config.privileged;
 	struct fctr_step *s;
 
@@ -154,6 +160,18 @@ static void template_steps(struct build *b)
 		s = fctr_step_add(t, FCTR_OP_MKDIR, FCTR_ST_TEMPLATE);
 		s->s1 = fctr_blob_str(p, dir);
 		s->a = 0755;
+	}
+	if (b->dev_layer)
+		device_layer(b);
+	if (b->shared_mask) {
+		s = fctr_step_add(t, FCTR_OP_MKDIR, FCTR_ST_TEMPLATE);
+		s->s1 = fctr_blob_str(p, "e");
+		s->a = 0555;
+		s = fctr_step_add(t, FCTR_OP_FSMOUNT, FCTR_ST_MASK);
+		s->s1 = fctr_blob_str(p, "tmpfs");
+		s->s2 = fctr_blob_str(p, "e");
+		s->s3 = fctr_blob_add(p, ro, sizeof(ro));
+		s->a = MOUNT_ATTR_RDONLY | NOSUID_NODEV_NOEXEC;
 	}
 	for (size_t i = 0; i < b->n_trees; i++) {
 		s = fctr_step_add(t, FCTR_OP_PLACE, FCTR_ST_TEMPLATE);
@@ -256,6 +274,8 @@ static void overlay_root(struct build *b)
 		fctr_step_add(&p->inst, FCTR_OP_CWD, FCTR_ST_OVERLAY);	/* into this instance's own */
 	}
 	n = 0;
+	if (b->dev_layer)
+		n = (size_t)snprintf(lowers, sizeof(lowers), "/d") + 1;
 	for (size_t i = 0; i < spec->n_lower; i++)
 		n += (size_t)snprintf(lowers + n, sizeof(lowers) - n, "/l/%zu", i) + 1;
 	lowers[n++] = '\0';
@@ -265,6 +285,12 @@ static void overlay_root(struct build *b)
 	s->s3 = fctr_blob_str(p, "w");
 	s->b = (p->has_userns ? 1 : 0) | (p->disk_scratch ? 2 : 0);
 	path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
+}
+
+static const char *in_dev(struct build *b, char *buf, size_t size, const char *name)
+{
+	snprintf(buf, size, "%s/%s", b->dev, name);
+	return buf;
 }
 
 static void device_nodes(struct build *b)
@@ -278,7 +304,7 @@ static void device_nodes(struct build *b)
 	for (size_t i = 0; i < ARRAY_LEN(nodes); i++) {
 		struct fctr_step *s;
 
-		snprintf(path, sizeof(path), "/dev/%s", nodes[i].name);
+		in_dev(b, path, sizeof(path), nodes[i].name);
 		if (!b->p->has_userns) {
 			s = path_step(b, FCTR_OP_MKNOD, FCTR_ST_DEV, path);
 			s->a = S_IFCHR | 0666;
@@ -294,13 +320,54 @@ static void device_nodes(struct build *b)
 	}
 }
 
+/* Nodes, links and directories; what is mounted in /dev comes after, in make_dev(). */
+static void fill_dev(struct build *b)
+{
+	static const struct { const char *name, *text; } links[] = {
+		{ "fd", "/proc/self/fd" }, { "stdin", "/proc/self/fd/0" },
+		{ "stdout", "/proc/self/fd/1" }, { "stderr", "/proc/self/fd/2" },
+		{ "core", "/proc/kcore" }, { "ptmx", "pts/ptmx" },
+	};
+	char path[64];
+
+	device_nodes(b);
+	for (size_t i = 0; i < ARRAY_LEN(links); i++)
+		path_step(b, FCTR_OP_SYMLINK, FCTR_ST_DEV, in_dev(b, path, sizeof(path), links[i].name))->s2 =
+			fctr_blob_str(b->p, links[i].text);
+}
+
+/* With an overlay for a root, the nodes can lie in a layer of their own, made once with the
+ * template: nothing is to be made for each container, and what it changes is in its upperdir. */
+static void device_layer(struct build *b)
+{
+	static const struct { const char *path; int mode; } dirs[] = {
+		{ "d", 0755 }, { "d/proc", 0755 }, { "d/sys", 0755 }, { "d/dev", 0755 },
+		{ "d/dev/pts", 0755 }, { "d/dev/shm", 01777 }, { "d/dev/mqueue", 01777 },
+	};
+
+	b->list = &b->p->tmpl;
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
+		path_step(b, FCTR_OP_MKDIR, FCTR_ST_DEV, dirs[i].path)->a = dirs[i].mode;
+	path_step(b, FCTR_OP_OPAQUE, FCTR_ST_DEV, "d/dev");
+	b->dev = "d/dev";
+	fill_dev(b);
+	b->list = &b->p->inst;
+}
+
+static void given_devices(struct build *b)
+{
+	for (size_t i = 0; i < b->spec->n_devices; i++) {
+		const struct fctr_device *d = &b->spec->devices[i];
+		struct fctr_step *s = path_step(b, FCTR_OP_MKNOD, FCTR_ST_DEV, d->path);
+
+		s->a = (d->type == 'b' ? S_IFBLK : d->type == 'p' ? S_IFIFO : S_IFCHR) | (d->mode & 07777);
+		s->b = (int64_t)makedev(d->major, d->minor);
+		s->c = (uint64_t)d->uid << 32 | d->gid;
+	}
+}
+
 static void make_dev(struct build *b)
 {
-	static const struct { const char *path, *text; } links[] = {
-		{ "/dev/fd", "/proc/self/fd" }, { "/dev/stdin", "/proc/self/fd/0" },
-		{ "/dev/stdout", "/proc/self/fd/1" }, { "/dev/stderr", "/proc/self/fd/2" },
-		{ "/dev/core", "/proc/kcore" }, { "/dev/ptmx", "pts/ptmx" },
-	};
 	const struct fctr_spec *spec = b->spec;
 	char options[128];
 	size_t n;
@@ -309,12 +376,13 @@ static void make_dev(struct build *b)
 	for (size_t i = 0; i < spec->n_gid_map; i++)
 		if (spec->gid_map[i].inside <= 5 && 5 - spec->gid_map[i].inside < spec->gid_map[i].count)
 			gid5 = true;
-	mkdirs(b, FCTR_ST_DEV, "/dev", 0755);
-	MOUNT_FS(b, FCTR_ST_DEV, "tmpfs", "/dev", "mode\0" "0755\0size\0" "65536k\0", MOUNT_ATTR_NOSUID)->flags =
-		FCTR_STEP_NOCREATE;
-	device_nodes(b);
-	for (size_t i = 0; i < ARRAY_LEN(links); i++)
-		path_step(b, FCTR_OP_SYMLINK, FCTR_ST_DEV, links[i].path)->s2 = fctr_blob_str(b->p, links[i].text);
+	if (!b->dev_layer) {
+		mkdirs(b, FCTR_ST_DEV, "/dev", 0755);
+		MOUNT_FS(b, FCTR_ST_DEV, "tmpfs", "/dev", "mode\0" "0755\0size\0" "65536k\0", MOUNT_ATTR_NOSUID)->flags =
+			FCTR_STEP_NOCREATE;
+		b->dev = "/dev";
+		fill_dev(b);
+	}
 	if (gid5)
 		MOUNT_FS(b, FCTR_ST_DEV, "devpts", "/dev/pts", "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0gid\0" "5\0",
 			 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
@@ -326,14 +394,7 @@ static void make_dev(struct build *b)
 		n = tmpfs_options(options, sizeof(options), spec->shm_size, 01777, 0, 0);
 		mount_fs(b, FCTR_ST_DEV, "tmpfs", "/dev/shm", options, n, NOSUID_NODEV_NOEXEC);
 	}
-	for (size_t i = 0; i < spec->n_devices; i++) {
-		const struct fctr_device *d = &spec->devices[i];
-		struct fctr_step *s = path_step(b, FCTR_OP_MKNOD, FCTR_ST_DEV, d->path);
-
-		s->a = (d->type == 'b' ? S_IFBLK : d->type == 'p' ? S_IFIFO : S_IFCHR) | (d->mode & 07777);
-		s->b = (int64_t)makedev(d->major, d->minor);
-		s->c = (uint64_t)d->uid << 32 | d->gid;
-	}
+	given_devices(b);
 }
 
 static int bind_mount(struct build *b, size_t i, const struct fctr_mount *m, struct fctr_error *err)
@@ -421,7 +482,8 @@ static int user_mounts(struct build *b, struct fctr_error *err)
 			MOUNT_FS(b, FCTR_ST_DEV, "devpts", m->target, "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0", m->attr_set);
 			break;
 		case FCTR_MNT_SYSFS:
-			mkdirs(b, FCTR_ST_SYS, m->target, 0755);
+			if (!b->dev_layer || strcmp(m->target, "/sys") != 0)
+				mkdirs(b, FCTR_ST_SYS, m->target, 0755);
 			if (b->p->has_userns && b->spec->ns[FCTR_NS_NET].mode != FCTR_NS_NEW) {
 				/* a sysfs wants a network namespace of one's own: the host's, read-only */
 				add_tree(b, (struct tree){ .source = "/sys", .place = "m/sys", .recursive = true,
@@ -432,7 +494,8 @@ static int user_mounts(struct build *b, struct fctr_error *err)
 			mount_fs(b, FCTR_ST_SYS, "sysfs", m->target, "", 0, m->attr_set)->flags = FCTR_STEP_NOCREATE;
 			break;
 		case FCTR_MNT_PROC:
-			mkdirs(b, FCTR_ST_PROC, m->target, 0755);	/* mounted at the start, in its pid namespace */
+			if (!b->dev_layer || strcmp(m->target, "/proc") != 0)
+				mkdirs(b, FCTR_ST_PROC, m->target, 0755);	/* mounted at the start, in its pid namespace */
 			break;
 		case FCTR_MNT_CGROUP:
 			mkdirs(b, FCTR_ST_CGROUP, m->target, 0755);
@@ -484,6 +547,9 @@ static void enter_instance(struct build *b)
 		s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_NETNS);
 		s->slot = FCTR_SLOT_NET;
 		s->a = CLONE_NEWNET;
+		if (p->net_pool)
+			fctr_step_add(&p->inst, FCTR_OP_NET_HASH, FCTR_ST_NETNS)->s1 =
+				fctr_blob_add(p, fctr_net_files, fctr_net_files_len);
 	}
 	if (ns[FCTR_NS_IPC].mode == FCTR_NS_JOIN) {
 		s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_NAMESPACE);
@@ -530,10 +596,16 @@ static void leave_instance(struct build *b)
 
 int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
 {
-	struct build b = { .p = p, .spec = spec };
+	struct build b = { .p = p, .spec = spec, .list = &p->inst };
+	bool admin = (spec->caps[FCTR_CAP_BOUNDING] | spec->caps[FCTR_CAP_PERMITTED]) & 1ULL << 21;
 	struct fctr_step *s;
 	int r = -1;
 
+	/* as with Docker, /dev of a read-only root can be written: it is a tmpfs then */
+	b.dev_layer = spec->rootfs_kind == FCTR_ROOT_OVERLAY && spec->n_lower && spec->dev && !p->has_userns &&
+		      !spec->rootfs_readonly && !spec->upper;
+	/* CAP_SYS_ADMIN could make an empty read-only tmpfs writable: then it is not shared */
+	b.shared_mask = !p->has_userns && !admin;
 	root_trees(&b);
 	if (spec->rootfs_kind == FCTR_ROOT_OVERLAY && (spec->upper || p->disk_scratch)) {
 		char *parent = strdup(spec->upper ? spec->upper : spec->scratch), *cut = strrchr(parent, '/');
@@ -558,12 +630,13 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 	if (user_mounts(&b, err) < 0)
 		goto out;
 	if (p->pid_prepared)
-		fctr_compile_proc_mounts(p, spec, &p->inst);
+		fctr_compile_proc_mounts(p, spec, &p->inst, b.shared_mask ? "/e" : "");
 	if (spec->cwd_create && spec->cwd)
 		mkdirs(&b, FCTR_ST_CWD, spec->cwd, 0755);
 	for (size_t i = 0; i < spec->n_masked; i++)
 		if (!is_below(spec->masked[i], "/proc"))
-			path_step(&b, FCTR_OP_MASK, FCTR_ST_MASK, spec->masked[i]);
+			path_step(&b, FCTR_OP_MASK, FCTR_ST_MASK, spec->masked[i])->s2 =
+				fctr_blob_str(p, b.shared_mask ? "/e" : "");
 	for (size_t i = 0; i < spec->n_readonly; i++)
 		if (!is_below(spec->readonly[i], "/proc"))
 			path_step(&b, FCTR_OP_RDONLY, FCTR_ST_MASK, spec->readonly[i]);

@@ -5,7 +5,6 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <linux/prctl.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -108,8 +107,6 @@ static void join_main(int job_fd)
 	if (p->stub_fd >= 0)
 		sys3(SYS_fcntl, p->stub_fd, F_SETFD, FD_CLOEXEC);
 	raw_close(job_fd);
-	/* not to be traced once it is inside and has given up its powers */
-	sys5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	run.steps = (struct fctr_step *)(base + job->steps);
 	run.n_steps = job->n_steps;
 	run.blob = base + job->blob;

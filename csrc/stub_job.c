@@ -118,7 +118,7 @@ int fctr_stub_launch(struct fctr_plan *plan, int *slot, const struct fctr_params
 		     struct fctr_error *err)
 {
 	int fds[FCTR_SLOT_TREE + 70], first_fd = -1;
-	cleanup_close int job = make_job(plan, slot, params, err);
+	cleanup_close int job = -1;
 	char number[16];
 	char *argv[] = { "fctr-join", number, NULL };
 	struct enter e = { .fds = fds, .stub_fd = stub_fd, .argv = argv };
@@ -132,9 +132,16 @@ int fctr_stub_launch(struct fctr_plan *plan, int *slot, const struct fctr_params
 	struct fctr_result r = { .stage = 0 };
 	struct fctr_sigs saved;
 	bool in_place = false, failed = false, started = false;
+	cleanup_close int go_r = -1, go_w = -1;
+	int go[2];
 	long first;
 	ssize_t n;
 
+	if (pipe2(go, O_CLOEXEC) < 0)
+		return fctr_fail(err, FCTR_ST_JOIN, errno, "pipe for the stub");
+	slot[FCTR_SLOT_GO] = go_r = go[0];
+	go_w = go[1];
+	job = make_job(plan, slot, params, err);
 	if (job < 0)
 		return -1;
 	snprintf(number, sizeof(number), "%d", job);
@@ -165,6 +172,9 @@ int fctr_stub_launch(struct fctr_plan *plan, int *slot, const struct fctr_params
 			failed = true;
 		} else if (r.hash == FCTR_REPORT_PID) {
 			*pid = r.detail;
+			*pidfd = (int)sys2(SYS_pidfd_open, *pid, 0);	/* it waits for us: it is still there */
+			if (write(go_w, "", 1) < 0)
+				failed = true;
 		} else if (r.hash == FCTR_REPORT_STARTED) {
 			started = true;
 		}
@@ -177,7 +187,6 @@ int fctr_stub_launch(struct fctr_plan *plan, int *slot, const struct fctr_params
 		while (wait4((pid_t)first, NULL, __WALL, NULL) < 0 && errno == EINTR)
 			;
 		fctr_close_fd(&first_fd);
-		*pidfd = (int)sys2(SYS_pidfd_open, *pid, 0);	/* unwaited for, so the pid is still its */
 	}
 	if (!failed)
 		return 0;

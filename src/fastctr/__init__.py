@@ -40,8 +40,8 @@ __version__ = "0.1.0"
 _WHERE = {
     **dict.fromkeys(("run", "Container", "Completed", "Usage", "Timings", "PIPE", "STDOUT", "DEVNULL"), "api"),
     **dict.fromkeys(
-        ("FastctrError", "SpecError", "UnknownField", "LaunchError", "CommandNotFound", "CommandNotExecutable", "CgroupError",
-         "TimeoutExpired", "CalledProcessError"), "errors"),
+        ("FastctrError", "SpecError", "UnknownField", "LaunchError", "CommandNotFound", "CommandNotExecutable",
+         "CgroupError", "TimeoutExpired", "CalledProcessError"), "errors"),
     **dict.fromkeys(("Bind", "Cgroup", "Devpts", "File", "Mqueue", "Symlink", "Tmpfs"), "mounts"),
     "Plan": "plan", "Spec": "spec", "Limits": "limits", "gc": "maintenance", "shutdown": "maintenance",
 }  # fmt: skip

@@ -191,6 +191,8 @@ cdef class Plan:
     by their ranges."""
     cdef fctr_plan *p
     cdef Context ctx
+    cdef int users       # launches in flight in other threads
+    cdef bint closing
 
     def __cinit__(self, Context ctx, dict native, dict ns_fds, dict idmap_fds):
         cdef Memory mem = Memory()
@@ -207,10 +209,17 @@ cdef class Plan:
     def close(self):
         """Drop what is prepared. Containers that run keep what they need."""
         cdef fctr_plan *p = self.p
-        if p != NULL:
+        self.closing = True
+        if p != NULL and self.users == 0 and self.ctx.p != NULL:
             self.p = NULL
             with nogil:
                 fctr_plan_close(p)
+
+    cdef int leave(self) except -1:
+        self.users -= 1
+        if self.closing:
+            self.close()
+        return 0
 
     def forget(self):
         """In a forked child: the plan is the parent's."""
@@ -225,8 +234,10 @@ cdef class Plan:
         cdef fctr_error err
         cdef int r
         self.check()
+        self.users += 1
         with nogil:
             r = fctr_plan_warm(self.p, n, &err)
+        self.leave()
         if r < 0:
             raise _error(&err)
 
@@ -238,7 +249,7 @@ cdef class Plan:
         return t, i, n
 
     cdef int check(self) except -1:
-        if self.p == NULL or self.ctx.p == NULL:
+        if self.p == NULL or self.ctx.p == NULL or self.closing:
             raise ValueError("the plan is closed")
         return 0
 
@@ -248,8 +259,10 @@ cdef class Plan:
         cdef int r
         self.check()
         run.plan = self
+        self.users += 1
         with nogil:
             r = c_launch(self.p, &launch.l, &run.c, &err)
+        self.leave()
         if r < 0:
             raise _error(&err, launch.argv0)
         return run
@@ -259,7 +272,9 @@ cdef class Running:
     """A started container, until release()."""
     cdef fctr_container *c
     cdef Plan plan
-    cdef object target
+    cdef Running target  # of an exec
+    cdef int users       # calls in flight in any thread: it is freed by the last
+    cdef bint leaving
 
     def __dealloc__(self):
         cdef fctr_error err
@@ -272,8 +287,32 @@ cdef class Running:
             fctr_release(self.c)
 
     cdef int check(self) except -1:
-        if self.c == NULL:
+        if self.c == NULL or self.leaving:
             raise ValueError("the container is released")
+        return 0
+
+    cdef int enter(self, bint group=False) except -1:
+        """Before the GIL is let go. group: its control group is used, an exec's is its container's."""
+        self.check()
+        if group and self.target is not None:
+            self.target.enter()
+        self.users += 1
+        return 0
+
+    cdef int leave(self, bint group=False) except -1:
+        self.users -= 1
+        if group and self.target is not None:
+            self.target.leave()
+        if self.leaving and self.users == 0:
+            self.free()
+        return 0
+
+    cdef int free(self) except -1:
+        cdef fctr_container *c = self.c
+        if c != NULL:
+            self.c = NULL
+            with nogil:
+                fctr_release(c)
         return 0
 
     @property
@@ -303,10 +342,11 @@ cdef class Running:
         if timeout > 0:
             from time import monotonic
             until = monotonic() + timeout
-        self.check()
         while True:
+            self.enter()
             with nogil:
                 r = fctr_wait(self.c, ms, &e, &err)
+            self.leave()
             if r == 1:
                 return self.result(&e)
             if r < 0 and err.err != EINTR:
@@ -329,10 +369,11 @@ cdef class Running:
         if timeout >= 0:
             from time import monotonic
             until = monotonic() + timeout
-        self.check()
         while True:
+            self.enter()
             with nogil:
                 r = fctr_communicate(self.c, &io.io, ms, &e, &err)
+            self.leave()
             if r == 1:
                 return self.result(&e)
             if r < 0 and err.err != EINTR:
@@ -391,18 +432,23 @@ cdef class Running:
     def kill_all(self):
         cdef fctr_error err
         cdef int r
-        self.check()
+        cdef bint group = self.target is None or self.target.c != NULL and not self.target.leaving
+        if not group:   # its container is gone, and it with it
+            return self.signal(9)
+        self.enter(True)
         with nogil:
             r = fctr_kill_all(self.c, &err)
+        self.leave(True)
         if r < 0:
             raise _error(&err)
 
     def freeze(self, bint frozen):
         cdef fctr_error err
         cdef int r
-        self.check()
+        self.enter(True)
         with nogil:
             r = fctr_freeze(self.c, frozen, &err)
+        self.leave(True)
         if r < 0:
             raise _error(&err)
 
@@ -410,9 +456,10 @@ cdef class Running:
         cdef fctr_error err
         cdef fctr_usage u
         cdef int r
-        self.check()
+        self.enter(True)
         with nogil:
             r = fctr_stats(self.c, &u, &err)
+        self.leave(True)
         if r < 0:
             raise _error(&err)
         return _usage(&u)
@@ -422,10 +469,11 @@ cdef class Running:
         cdef fctr_limits l
         cdef fctr_error err
         cdef int r
-        self.check()
         fill_limits(mem, limits, &l)
+        self.enter(True)
         with nogil:
             r = fctr_update(self.c, &l, &err)
+        self.leave(True)
         if r < 0:
             raise _error(&err)
 
@@ -434,9 +482,10 @@ cdef class Running:
         cdef int *v = NULL
         cdef size_t n = 0
         cdef int r
-        self.check()
+        self.enter(True)
         with nogil:
             r = fctr_pids(self.c, &v, &n, &err)
+        self.leave(True)
         if r < 0:
             raise _error(&err)
         try:
@@ -447,8 +496,11 @@ cdef class Running:
     def cgroups(self):
         """{controller: path below its mount}."""
         cdef char buf[4096]
-        self.check()
-        if fctr_container_cgroup_paths(self.c, buf, sizeof(buf)) < 0:
+        cdef int r
+        self.enter(True)
+        r = fctr_container_cgroup_paths(self.c, buf, sizeof(buf))
+        self.leave(True)
+        if r < 0 or r >= <int>sizeof(buf):
             raise OSError("the groups' paths do not fit")
         text = (<bytes>buf).decode("utf-8", "surrogateescape")
         return dict([line.split(":", 1) for line in text.splitlines() if ":" in line])
@@ -457,11 +509,14 @@ cdef class Running:
         cdef Running run = Running.__new__(Running)
         cdef fctr_error err
         cdef int r
-        self.check()
         plan.check()
+        self.enter()
+        plan.users += 1
         run.plan = plan
         with nogil:
             r = fctr_exec(self.c, plan.p, &launch.l, &run.c, &err)
+        plan.leave()
+        self.leave()
         if r < 0:
             raise _error(&err, launch.argv0)
         run.target = self
@@ -469,11 +524,9 @@ cdef class Running:
 
     def release(self):
         """Kill what still runs; the remains are cleared away in the background."""
-        cdef fctr_container *c = self.c
-        if c != NULL:
-            self.c = NULL
-            with nogil:
-                fctr_release(c)
+        self.leaving = True
+        if self.users == 0:
+            self.free()
 
     def forget(self):
         """In a forked child: the container is the parent's."""

@@ -133,12 +133,21 @@ def killed_by(code: int, oom: bool, timed_out: bool) -> str | None:
     return "signal" if code < 0 else None
 
 
-def _is_open(fd: int) -> int:
+def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError:
+        return False
+    return True
+
+
+def _inherited(fd: int) -> int:
+    """A standard descriptor as an exec would pass it on: where it was closed, its number may be one of
+    ours by now, or another file that is not to be inherited."""
+    try:
+        return fd if os.get_inheritable(fd) else -1
+    except OSError:
         return -1
-    return fd
 
 
 class _Stdio:
@@ -159,7 +168,7 @@ class _Stdio:
 
     def _one(self, i: int, name: str, value: Any) -> int:
         if value is None:
-            return _is_open(i)
+            return _inherited(i)
         if value == PIPE and isinstance(value, int):
             read, write = os.pipe2(os.O_CLOEXEC)
             theirs, self.ends[i] = (read, write) if i == 0 else (write, read)
@@ -201,7 +210,7 @@ def _pass_fds(pass_fds: Any) -> list[tuple[int, int]]:
     for ours, theirs in pairs:
         if theirs < 3:
             raise SpecError("pass_fds", theirs, "is one of stdin, stdout and stderr", "use numbers from 3 on")
-        if _is_open(ours) < 0:
+        if not _is_open(ours):
             raise SpecError("pass_fds", ours, "is not an open descriptor", "open it first")
     return pairs
 
@@ -258,9 +267,12 @@ def run_plan(plan: Plan, argv: Any, *, stdin: Any = None, input: Any = None, std
     data: bytes | None = None
     if input is not None:
         data = input.encode(encoding or "utf-8", errors or "strict") if isinstance(input, str) else bytes(input)
+    if as_text:
+        "".encode(encoding or "utf-8", errors or "strict")  # an unknown one: before anything is started
     core = plan.core()
     stdio = _Stdio(stdin, stdout, stderr)
     ends = stdio.ends
+    running: _core.Running | None = None
     try:
         launch = _core.Launch(values, plan.env(env), cwd, tuple(stdio.given), _pass_fds(pass_fds) if pass_fds else None,
                               _limits(limits), None, True, timings)
@@ -272,7 +284,9 @@ def run_plan(plan: Plan, argv: Any, *, stdin: Any = None, input: Any = None, std
         stdio.ends = [-1, -1, -1]  # finish() closes them
         code, lost, oom, timed_out, out, err, usage, times, pid = running.finish(
             ends[0], ends[1], ends[2], data, -1.0 if timeout is None else max(float(timeout), 0.0), timings)
-    except BaseException:
+    except BaseException:  # also Ctrl-C between any two lines
+        if running is not None:
+            running.release()
         stdio.close_all()
         raise
     if ends[1] < 0 or stdout != PIPE:
@@ -280,12 +294,15 @@ def run_plan(plan: Plan, argv: Any, *, stdin: Any = None, input: Any = None, std
     if stderr != PIPE:
         err = None
     if as_text:
+        if timed_out and errors is None:
+            errors = "replace"  # what was read may end within a character
         out, err = (part if part is None else _decode(part, encoding, errors) for part in (out, err))
     done = Completed(argv, 255 if lost else code, out, err, killed_by(code, oom, timed_out), usage,
                      Timings(times) if times else None, pid)
     if timed_out:
         from .errors import TimeoutExpired
 
+        assert timeout is not None
         expired = TimeoutExpired(argv, timeout, out, err)
         expired.completed = done
         raise expired
@@ -375,7 +392,14 @@ class Container:
             stdio.close_all()
             raise
         _live.add(self)
-        self._open(stdio, size, bufsize)
+        try:
+            self._open(stdio, size, bufsize)
+        except BaseException:
+            self._run.release()
+            self.returncode = 255
+            self.close()
+            stdio.close_all()
+            raise
 
     def _start(self, launch: _core.Launch) -> _core.Running:
         return self._plan.core().launch(launch)
@@ -389,11 +413,13 @@ class Container:
             if fd < 0:
                 continue
             file: Any = os.fdopen(fd, mode, bufsize)
+            stdio.ends[("stdin", "stdout", "stderr").index(name)] = -1
+            setattr(self, name, file)
             if self._text:
                 import io
 
                 file = io.TextIOWrapper(file, encoding=self._text[0], errors=self._text[1], write_through=True)
-            setattr(self, name, file)
+                setattr(self, name, file)
 
     @property
     def pidfd(self) -> int:
@@ -552,6 +578,9 @@ class _Exec(Container):
 
     def _start(self, launch: _core.Launch) -> _core.Running:
         return self._target._run.exec(self._plan.exec_core(), launch)
+
+    def exec(self, argv: Any, **kw: Any) -> Container:
+        return self._target.exec(argv, **kw)
 
 
 def _tty_size(tty: Any) -> tuple[int, int] | None:

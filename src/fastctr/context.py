@@ -164,4 +164,5 @@ def _core_close(context: _core.Context) -> None:
 
     plan.close_all()
     context.close()
+    plan.remove_scratch()
     _close_stub()

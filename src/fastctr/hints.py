@@ -326,6 +326,7 @@ HINTS: dict[tuple[str, int], str] = {
     ("init", EAGAIN): "no more processes are allowed: init=True needs pids of at least 2",
     ("init", 0): "the container's init could not start the command",
     ("join", ESRCH): "the container is not running any more",
+    ("join", EBUSY): "resume() it first: what joins a paused container would stop with it",
     ("join", EPERM): "joining it needs the privilege its owner has",
     ("join", 0): "the running container could not be joined",
     ("wait", 0): "the container's end could not be awaited; has other code in this process reaped the child?",

@@ -249,6 +249,9 @@ def capabilities(spec: Spec) -> list[int]:
 
     grant = caps.known() if spec.userns != HOST else None
     mask = caps.resolve(spec.cap_add, spec.cap_drop, grant=grant)
+    if not (spec.cgroup and spec.device_policy) and "CAP_MKNOD" not in spec.cap_add and "ALL" not in spec.cap_add:
+        # nothing would keep a node of the machine's disk from being opened
+        mask &= ~(1 << caps.BITS["CAP_MKNOD"])
     sets = dict.fromkeys(CAP_SETS, mask)
     sets["inheritable"] = sets["ambient"] = 0
     given = dict(spec.capabilities)

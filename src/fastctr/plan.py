@@ -44,8 +44,9 @@ class Plan:
 
     def core(self) -> _core.Plan:
         """The compiled plan of this process, compiled now if need be."""
-        if self._compiled is not None and self._generation == context.generation:
-            return self._compiled
+        compiled = self._compiled  # another thread may close() meanwhile
+        if compiled is not None and self._generation == context.generation:
+            return compiled
         with self._lock:
             if self._compiled is None or self._generation != context.generation:
                 self._compiled = compile_spec(self.spec)
@@ -92,9 +93,10 @@ class Plan:
     def close(self) -> None:
         """Let go of what is prepared. Running containers stay; the plan can be used again."""
         with self._lock:
-            compiled, self._compiled, self._exec = self._compiled, None, None
-        if compiled is not None and self._generation == context.generation:
-            compiled.close()
+            both, self._compiled, self._exec = (self._compiled, self._exec), None, None
+        for compiled in both:
+            if compiled is not None and self._generation == context.generation:
+                compiled.close()
 
     def __enter__(self) -> Plan:
         return self
@@ -114,8 +116,7 @@ def plan_for(spec: Spec) -> Plan:
             plan = Plan(spec)
         _cache[spec] = plan
         old = _cache.pop(next(iter(_cache))) if len(_cache) > _CACHE_MAX else None
-    if old is not None:
-        old.close()
+    del old  # closed with its last user: another thread may be about to launch it
     return plan
 
 
@@ -135,14 +136,20 @@ def _close_user_namespaces() -> None:
 
 
 def _after_fork() -> None:
-    global _cache_lock
+    global _cache_lock, _scratch_lock
     _cache_lock = threading.Lock()
+    _scratch_lock = threading.Lock()
+    _scratch.clear()  # the parent's
+    for fd in _userns.values():
+        os.close(fd)
+    _userns.clear()
     for plan in list(_all):
         plan._lock = threading.Lock()
         for compiled in (plan._compiled, plan._exec):
             if compiled is not None:
                 compiled.forget()
         plan._compiled = plan._exec = None
+    _scratch.clear()
     _close_user_namespaces()
 
 
@@ -184,6 +191,8 @@ def _open_namespace(kind: str, how: tuple[str, Any], fds: _Fds) -> int:
 
 
 _userns: dict[tuple[Any, ...], int] = {}
+_scratch: dict[str, str] = {}
+_scratch_lock = threading.Lock()
 
 
 def user_namespace(uids: Any, gids: Any) -> int:
@@ -215,14 +224,26 @@ def _prepare_scratch(native: dict[str, Any]) -> None:
     if not native["scratch"]:
         return
     core = context.get()
-    path = os.path.join(native["scratch"], f"fastctr-{os.getpid()}-{os.urandom(4).hex()}")
-    core.note_scratch(path)
-    os.mkdir(path, 0o700)
-    import atexit
-    import shutil
-
-    atexit.register(shutil.rmtree, path, True)
+    with _scratch_lock:
+        path = _scratch.get(native["scratch"])
+        if path is None:
+            path = os.path.join(native["scratch"], f"fastctr-{os.getpid()}-{os.urandom(4).hex()}")
+            core.note_scratch(path)
+            os.mkdir(path, 0o700)
+            _scratch[native["scratch"]] = path
     native["scratch"] = path
+
+
+def remove_scratch() -> None:
+    """At the end of this process's context, once everything in them is torn down."""
+    with _scratch_lock:
+        paths = list(_scratch.values())
+        _scratch.clear()
+    if paths:
+        import shutil
+
+        for path in paths:
+            shutil.rmtree(path, True)
 
 
 def compile_spec(spec: Spec) -> _core.Plan:
