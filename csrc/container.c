@@ -226,6 +226,8 @@ int fctr_no_group(const struct fctr_plan *plan, int stage, struct fctr_error *er
 static int need_group(struct fctr_container *c, struct fctr_cgroup **cg, int stage, struct fctr_error *err)
 {
 	*cg = group_of(c);
+	if (!*cg && c->host && c->host->ended)
+		return fctr_fail(err, stage, ESRCH, "the container has ended");
 	if (!*cg)
 		return fctr_no_group(c->host ? c->host->plan : c->plan, stage, err);
 	return 0;

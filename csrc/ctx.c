@@ -358,9 +358,12 @@ static bool process_lives(const char *owner)
 
 /* An owner lives while somebody holds the lock on its file; the lock goes with the process. Any
  * doubt counts as alive: a leftover is a nuisance, a killed container is a loss. */
+struct sweep { struct fctr_ctx *ctx; int without_file; };
+
 static bool owner_dead(const char *name, void *arg)
 {
-	struct fctr_ctx *ctx = arg;
+	struct sweep *seen = arg;
+	struct fctr_ctx *ctx = seen->ctx;
 	cleanup_close int dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	cleanup_close int fd = -1;
 	char tag[48];
@@ -373,8 +376,12 @@ static bool owner_dead(const char *name, void *arg)
 	if (len <= n || strcmp(name + len - n, tag) != 0)
 		return false;
 	fd = openat(dir, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	if (fd < 0)	/* made before anything else, and removed last */
-		return errno == ENOENT && !process_lives(name);
+	if (fd < 0) {	/* made before anything else, and removed last */
+		bool gone = errno == ENOENT && !process_lives(name);
+
+		seen->without_file += gone;
+		return gone;
+	}
 	return flock(fd, LOCK_EX | LOCK_NB) == 0;
 }
 
@@ -416,8 +423,9 @@ static void remove_scratch(int fd)
 
 int fctr_ctx_sweep(struct fctr_ctx *ctx)
 {
+	struct sweep seen = { ctx, 0 };
 	struct fctr_cgroot_entry *e;
-	int swept = 0;
+	int swept;	/* an owner has groups and a file, or only one of them */
 	DIR *dir;
 	struct dirent *ent;
 
@@ -425,7 +433,8 @@ int fctr_ctx_sweep(struct fctr_ctx *ctx)
 	e = ctx->cgroots;
 	pthread_mutex_unlock(&ctx->lock);
 	for (; e; e = e->next)
-		swept += fctr_cgroot_sweep(e->root, owner_dead, ctx);
+		fctr_cgroot_sweep(e->root, owner_dead, &seen);
+	swept = seen.without_file;
 	dir = opendir(ctx->runtime_dir);
 	while (dir && (ent = readdir(dir))) {
 		cleanup_close int fd = -1;
@@ -436,8 +445,8 @@ int fctr_ctx_sweep(struct fctr_ctx *ctx)
 		if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
 			continue;
 		remove_scratch(fd);
-		unlinkat(dirfd(dir), ent->d_name, 0);
-		swept++;
+		if (unlinkat(dirfd(dir), ent->d_name, 0) == 0)
+			swept++;
 	}
 	if (dir)
 		closedir(dir);

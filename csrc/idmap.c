@@ -40,8 +40,11 @@ static int run_helper(const char *helper, pid_t pid, const struct fctr_idrange *
 	cleanup_free char **argv = calloc(3 * n + 3, sizeof(char *));
 	cleanup_free char *text = malloc(16 * (3 * n + 1));
 	char *at = text;
+	posix_spawn_file_actions_t actions;
+	char said[160] = "";
+	int said_fds[2], status, r;
+	ssize_t got = 0, n_got;
 	pid_t child;
-	int status, r;
 
 	if (!argv || !text)
 		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "id map");
@@ -56,13 +59,27 @@ static int run_helper(const char *helper, pid_t pid, const struct fctr_idrange *
 			at += sprintf(at, "%u", part[j]) + 1;
 		}
 	}
-	r = posix_spawn(&child, helper, NULL, NULL, argv, environ);
+	if (pipe2(said_fds, O_CLOEXEC) < 0)
+		return fctr_fail(err, FCTR_ST_IDMAP, errno, "pipe");
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_adddup2(&actions, said_fds[1], 2);
+	r = posix_spawn(&child, helper, &actions, NULL, argv, environ);
+	posix_spawn_file_actions_destroy(&actions);
+	close(said_fds[1]);
+	while (!r && got < (ssize_t)sizeof(said) - 1) {	/* what it complains of belongs in the error */
+		n_got = read(said_fds[0], said + got, sizeof(said) - 1 - (size_t)got);
+		if (n_got == 0 || (n_got < 0 && errno != EINTR))
+			break;
+		got += n_got > 0 ? n_got : 0;
+	}
+	close(said_fds[0]);
 	if (r)
 		return fctr_fail(err, FCTR_ST_IDMAP, r, "%s", helper);
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;
+	said[strcspn(said, "\n")] = '\0';
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
-		return fctr_fail(err, FCTR_ST_IDMAP, EPERM, "%s refused the map", helper);
+		return fctr_fail(err, FCTR_ST_IDMAP, EPERM, "%s", said[0] ? said : helper);
 	return 0;
 }
 

@@ -518,6 +518,8 @@ int fctr_launch(struct fctr_plan *plan, const struct fctr_launch *launch, struct
 int fctr_exec(struct fctr_container *target, struct fctr_plan *plan, const struct fctr_launch *launch,
 	      struct fctr_container **out, struct fctr_error *err)
 {
+	if (!target->inst && target->host)	/* an exec's own execs are its container's */
+		target = target->host;
 	if (target->ended || target->pid <= 0)
 		return fctr_fail(err, FCTR_ST_JOIN, ESRCH, "the container has ended");
 	if (target->frozen)	/* what joins its group would stop too, and we wait for it */

@@ -70,7 +70,7 @@ static void join_namespaces(struct fctr_plan *p, const struct fctr_spec *spec)
 {
 	const struct fctr_ns *ns = spec->ns;
 	/* a process that cannot be traced may not write its own files in /proc without privilege */
-	bool late = ns[FCTR_NS_TIME].mode == FCTR_NS_NEW && ns[FCTR_NS_USER].mode == FCTR_NS_NEW;
+	bool late = ns[FCTR_NS_TIME].mode == FCTR_NS_NEW && spec->n_uid_map;
 
 	if (p->mode == FCTR_MODE_STUB && !late)
 		add(p, FCTR_OP_NO_DUMP, FCTR_ST_JOIN);

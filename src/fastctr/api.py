@@ -373,6 +373,7 @@ class Container:
         self._lock = threading.Lock()
         self._wait_lock = threading.Lock()
         self._timings = timings
+        self._given_env = env
         self._text = (encoding, errors) if text or encoding or errors else None
         if plan is None:
             given = _split(kw)
@@ -574,6 +575,10 @@ class _Exec(Container):
 
     def __init__(self, target: Container, argv: Any, **kw: Any) -> None:
         self._target = target
+        if target._given_env:
+            from .process import env as parse
+
+            kw["env"] = {**dict(parse("env", target._given_env)), **dict(parse("env", kw.get("env") or {}))}
         super().__init__(argv, plan=target._plan, **kw)
 
     def _start(self, launch: _core.Launch) -> _core.Running:

@@ -123,6 +123,12 @@ def sweep_once() -> None:
         get().sweep()
 
 
+def sweep_later() -> None:
+    """The first plan need not sweep: the caller is about to, and wants to know how many there were."""
+    global _swept
+    _swept = generation
+
+
 def current() -> _core.Context | None:
     """The context if there is one already."""
     return _current

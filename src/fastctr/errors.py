@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 
-def shown(value: object) -> str:
-    """The value as a message shows it: strings in double quotes, long ones cut at 80 characters."""
+def shown(value: object, width: int = 80) -> str:
+    """The value as a message shows it: strings in double quotes, long ones cut at `width` characters."""
     if isinstance(value, str):
         text = '"' + value.encode("utf-8", "backslashreplace").decode().replace('"', '\\"') + '"'
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -42,7 +42,7 @@ def shown(value: object) -> str:
             text = repr(value)
         except Exception:  # noqa: BLE001 a foreign __repr__ must not hide the real error
             text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else text[:76] + " ..."
+    return text if len(text) <= width else text[: width - 4] + " ..."
 
 
 def nearest(word: str, known: Any) -> str | None:
@@ -128,7 +128,7 @@ class LaunchError(FastctrError, OSError):
     def __str__(self) -> str:
         text = self.stage
         if self.path:
-            text += f": {shown(self.path)}"
+            text += f": {shown(self.path, 260)}"  # the core's own sentences among them
         if self.errno:
             text += f": {self.strerror}"
         return f"{text}; {self.hint}" if self.hint else text

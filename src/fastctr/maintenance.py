@@ -9,6 +9,7 @@ def gc() -> int:
     """Remove the groups, locks and scratch directories of processes that died, killing what still runs
     in them. Returns how many such processes there were. Every first start of a process does the same."""
     core = context.get()
+    context.sweep_later()
     _open_default_groups()
     return core.sweep()
 

@@ -140,17 +140,13 @@ def _after_fork() -> None:
     _cache_lock = threading.Lock()
     _scratch_lock = threading.Lock()
     _scratch.clear()  # the parent's
-    for fd in _userns.values():
-        os.close(fd)
-    _userns.clear()
+    _close_user_namespaces()
     for plan in list(_all):
         plan._lock = threading.Lock()
         for compiled in (plan._compiled, plan._exec):
             if compiled is not None:
                 compiled.forget()
         plan._compiled = plan._exec = None
-    _scratch.clear()
-    _close_user_namespaces()
 
 
 context.on_fork(_after_fork)
