@@ -135,5 +135,5 @@ esac
 hello='echo "Hello from a container: I am process $$ of $(ls /proc | grep -c "^[0-9]") on $(hostname)."'
 set --
 [ "$(id -u)" != 0 ] || set -- -m 64m --pids-limit 32    # for a user only in a delegated group: docs/security.md
-say "$venv/bin/fastctr run $* host sh -c 'echo …'"
+say "$venv/bin/fastctr run ${*:+$* }host sh -c 'echo …'"
 "$venv/bin/fastctr" run "$@" host sh -c "$hello"

@@ -12,96 +12,11 @@
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
 
-#include "core.h"
-#include "syscalls.h"
-
-#define NOSUID_NODEV (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
-#define NOSUID_NODEV_NOEXEC (NOSUID_NODEV | MOUNT_ATTR_NOEXEC)
-
-struct tree {			/* a host tree for the template; source and place are copied in */
-	const char *source, *place;
-	bool recursive, optional;
-	uint64_t set, clr, propagation;
-	bool attr_rec;
-	int idmap_slot;
-	int16_t slot;
-};
-struct build {
-	struct fctr_plan *p;
-	const struct fctr_spec *spec;
-	struct tree *trees;
-	size_t n_trees, cap;
-	struct fctr_steps *list;	/* where path_step() adds */
-	const char *dev;		/* where /dev is put together: "/dev", or in the device layer */
-	bool dev_layer, shared_mask;
-};
-
-static void add_tree(struct build *b, struct tree t)
-{
-	if (b->n_trees == b->cap) {
-		b->cap = b->cap ? b->cap * 2 : 16;
-		b->trees = realloc(b->trees, b->cap * sizeof(t));
-		if (!b->trees)
-			abort();
-	}
-	t.slot = (int16_t)b->p->n_slots++;
-	t.source = strdup(t.source);
-	t.place = strdup(t.place);
-	if (!t.source || !t.place)
-		abort();
-	b->trees[b->n_trees++] = t;
-}
-
-static struct fctr_step *mount_fs(struct build *b, int stage, const char *type, const char *target,
-				  const char *options, size_t len, uint64_t attrs)
-{
-	struct fctr_step *s = fctr_step_add(&b->p->inst, FCTR_OP_FSMOUNT, stage);
-
-	s->s1 = fctr_blob_str(b->p, type);
-	s->s2 = fctr_blob_str(b->p, target);
-	s->s3 = len ? fctr_blob_add(b->p, options, len) : 0;
-	s->a = (int64_t)attrs;
-	return s;
-}
-#define MOUNT_FS(b, stage, type, target, options, attrs) \
-	mount_fs(b, stage, type, target, options, sizeof(options), attrs)	/* the literal's NUL ends the list */
-
-static struct fctr_step *path_step(struct build *b, int op, int stage, const char *path)
-{
-	struct fctr_step *s = fctr_step_add(b->list, op, stage);
-
-	s->s1 = fctr_blob_str(b->p, path);
-	return s;
-}
-
-static void mkdirs(struct build *b, int stage, const char *path, int mode)
-{
-	path_step(b, FCTR_OP_MKDIRS, stage, path)->a = mode;
-}
-
-static size_t tmpfs_options(char *buf, size_t room, int64_t size, uint32_t mode, uint32_t uid, uint32_t gid)
-{
-	size_t n = 0;
-
-#define OPT(key, fmt, value) do { \
-		n += (size_t)snprintf(buf + n, room - n, key) + 1; \
-		n += (size_t)snprintf(buf + n, room - n, fmt, value) + 1; \
-	} while (0)
-	OPT("mode", "%04o", mode & 07777);
-	if (size >= 0)
-		OPT("size", "%lld", (long long)size);
-	if (uid)
-		OPT("uid", "%u", uid);
-	if (gid)
-		OPT("gid", "%u", gid);
-#undef OPT
-	buf[n++] = '\0';
-	return n;
-}
+#include "plan_build.h"
 
 /* Become the namespace's root, or whoever is first in it. One that is joined has maps we cannot
  * know: its root, then. */
-static void root_ids(struct build *b, struct fctr_steps *list)
+static void root_ids(struct fctr_build *b, struct fctr_steps *list)
 {
 	struct fctr_step *s = fctr_step_add(list, FCTR_OP_ROOT_IDS, FCTR_ST_USERNS);
 
@@ -111,9 +26,7 @@ static void root_ids(struct build *b, struct fctr_steps *list)
 
 /* ---- template -------------------------------------------------------------------------- */
 
-static void device_layer(struct build *b);
-
-static void template_steps(struct build *b)
+static void template_steps(struct fctr_build *b)
 {
 	struct fctr_plan *p = b->p;
 	struct fctr_steps *t = &p->tmpl;
@@ -128,7 +41,7 @@ static void template_steps(struct build *b)
 	for (int pass = 0; pass < 2; pass++) {
 		if (pass == (privileged ? 0 : 1))
 			for (size_t i = 0; i < b->n_trees; i++) {
-				struct tree *tree = &b->trees[i];
+				struct fctr_tree *tree = &b->trees[i];
 
 				s = fctr_step_add(t, FCTR_OP_OPEN_TREE, i == 0 ? FCTR_ST_ROOTFS : FCTR_ST_MOUNT);
 				s->slot = tree->slot;
@@ -162,7 +75,7 @@ static void template_steps(struct build *b)
 		s->a = 0755;
 	}
 	if (b->dev_layer)
-		device_layer(b);
+		fctr_build_dev_layer(b);
 	if (b->shared_mask) {
 		s = fctr_step_add(t, FCTR_OP_MKDIR, FCTR_ST_TEMPLATE);
 		s->s1 = fctr_blob_str(p, "e");
@@ -185,7 +98,7 @@ static void template_steps(struct build *b)
 	s->s1 = fctr_blob_str(p, "mnt");
 }
 
-static int idmap_slot(struct build *b, int fd, struct fctr_error *err)
+static int idmap_slot(struct fctr_build *b, int fd, struct fctr_error *err)
 {
 	struct fctr_plan *p = b->p;
 	int *v = realloc(p->idmap_fds, (p->n_idmap_fds + 1) * sizeof(int));
@@ -206,18 +119,18 @@ static int idmap_slot(struct build *b, int fd, struct fctr_error *err)
 	return p->userns_maps + (int)p->n_idmap_fds - 1;
 }
 
-static int root_trees(struct build *b)
+static int root_trees(struct fctr_build *b)
 {
 	const struct fctr_spec *spec = b->spec;
 	/* the root's files belong to the container's ids; only privilege can arrange that */
 	bool idmap = b->p->has_userns && b->p->ctx->config.privileged;
-	struct tree t = { .idmap_slot = idmap ? FCTR_SLOT_USER : -1 };
+	struct fctr_tree t = { .idmap_slot = idmap ? FCTR_SLOT_USER : -1 };
 
 	if (spec->rootfs_kind == FCTR_ROOT_DIR) {
 		t.source = spec->rootfs;
 		t.place = "l/0";
 		t.recursive = !idmap;	/* what is mounted below may not be idmappable */
-		add_tree(b, t);
+		fctr_build_tree(b, t);
 		return 0;
 	}
 	for (size_t i = 0; i < spec->n_lower; i++) {
@@ -226,14 +139,14 @@ static int root_trees(struct build *b)
 		snprintf(place, sizeof(place), "l/%zu", i);
 		t.source = spec->lower[i];
 		t.place = place;
-		add_tree(b, t);
+		fctr_build_tree(b, t);
 	}
 	return 0;
 }
 
 /* ---- instance -------------------------------------------------------------------------- */
 
-static void overlay_root(struct build *b)
+static void overlay_root(struct fctr_build *b)
 {
 	struct fctr_plan *p = b->p;
 	const struct fctr_spec *spec = b->spec;
@@ -242,14 +155,14 @@ static void overlay_root(struct build *b)
 	struct fctr_step *s;
 
 	if (spec->n_lower == 0) {	/* nothing below: an empty root, filled by mounts */
-		n = tmpfs_options(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
-		mount_fs(b, FCTR_ST_ROOTFS, "tmpfs", "r", options, n, MOUNT_ATTR_NOSUID);
+		n = fctr_build_tmpfs(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
+		fctr_build_mount(b, FCTR_ST_ROOTFS, "tmpfs", "r", options, n, MOUNT_ATTR_NOSUID);
 		return;
 	}
 	if (spec->upper) {	/* its parent lies at /s: upper and work must share one mount */
 		const char *base = strrchr(spec->upper, '/');
 
-		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
+		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
 		base = base ? base + 1 : spec->upper;
 		snprintf(options, sizeof(options), "%.100s.work", base);
 		for (size_t i = 0; i < spec->n_lower; i++)
@@ -260,17 +173,17 @@ static void overlay_root(struct build *b)
 		s->s2 = fctr_blob_str(p, base);
 		s->s3 = fctr_blob_str(p, options);
 		s->b = p->ctx->config.privileged ? 0 : 1;
-		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
+		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
 		return;
 	}
 	if (!p->disk_scratch) {
-		n = tmpfs_options(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
-		mount_fs(b, FCTR_ST_OVERLAY, "tmpfs", "s", options, n, MOUNT_ATTR_NOSUID);
-		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
-		path_step(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "u")->a = 0755;
-		path_step(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "w")->a = 0755;
+		n = fctr_build_tmpfs(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
+		fctr_build_mount(b, FCTR_ST_OVERLAY, "tmpfs", "s", options, n, MOUNT_ATTR_NOSUID);
+		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
+		fctr_build_path(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "u")->a = 0755;
+		fctr_build_path(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "w")->a = 0755;
 	} else {
-		path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
+		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
 		fctr_step_add(&p->inst, FCTR_OP_CWD, FCTR_ST_OVERLAY);	/* into this instance's own */
 	}
 	n = 0;
@@ -284,123 +197,13 @@ static void overlay_root(struct build *b)
 	s->s2 = fctr_blob_str(p, "u");
 	s->s3 = fctr_blob_str(p, "w");
 	s->b = (p->has_userns ? 1 : 0) | (p->disk_scratch ? 2 : 0);
-	path_step(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
+	fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
 }
 
-static const char *in_dev(struct build *b, char *buf, size_t size, const char *name)
-{
-	snprintf(buf, size, "%s/%s", b->dev, name);
-	return buf;
-}
-
-static void device_nodes(struct build *b)
-{
-	static const struct { const char *name; unsigned major, minor; } nodes[] = {
-		{ "null", 1, 3 }, { "zero", 1, 5 }, { "full", 1, 7 },
-		{ "random", 1, 8 }, { "urandom", 1, 9 }, { "tty", 5, 0 },
-	};
-	char path[64], place[64];
-
-	for (size_t i = 0; i < ARRAY_LEN(nodes); i++) {
-		struct fctr_step *s;
-
-		in_dev(b, path, sizeof(path), nodes[i].name);
-		if (!b->p->has_userns) {
-			s = path_step(b, FCTR_OP_MKNOD, FCTR_ST_DEV, path);
-			s->a = S_IFCHR | 0666;
-			s->b = (int64_t)makedev(nodes[i].major, nodes[i].minor);
-			continue;
-		}
-		/* no nodes are made in a user namespace: the host's are bound */
-		snprintf(place, sizeof(place), "m/d%zu", i);
-		add_tree(b, (struct tree){ .source = path, .place = place, .idmap_slot = -1 });
-		snprintf(place, sizeof(place), "/m/d%zu", i);
-		s = path_step(b, FCTR_OP_MOVE, FCTR_ST_DEV, place);
-		s->s2 = fctr_blob_str(b->p, path);
-	}
-}
-
-/* Nodes, links and directories; what is mounted in /dev comes after, in make_dev(). */
-static void fill_dev(struct build *b)
-{
-	static const struct { const char *name, *text; } links[] = {
-		{ "fd", "/proc/self/fd" }, { "stdin", "/proc/self/fd/0" },
-		{ "stdout", "/proc/self/fd/1" }, { "stderr", "/proc/self/fd/2" },
-		{ "core", "/proc/kcore" }, { "ptmx", "pts/ptmx" },
-	};
-	char path[64];
-
-	device_nodes(b);
-	for (size_t i = 0; i < ARRAY_LEN(links); i++)
-		path_step(b, FCTR_OP_SYMLINK, FCTR_ST_DEV, in_dev(b, path, sizeof(path), links[i].name))->s2 =
-			fctr_blob_str(b->p, links[i].text);
-}
-
-/* With an overlay for a root, the nodes can lie in a layer of their own, made once with the
- * template: nothing is to be made for each container, and what it changes is in its upperdir. */
-static void device_layer(struct build *b)
-{
-	static const struct { const char *path; int mode; } dirs[] = {
-		{ "d", 0755 }, { "d/proc", 0755 }, { "d/sys", 0755 }, { "d/dev", 0755 },
-		{ "d/dev/pts", 0755 }, { "d/dev/shm", 01777 }, { "d/dev/mqueue", 01777 },
-	};
-
-	b->list = &b->p->tmpl;
-	for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
-		path_step(b, FCTR_OP_MKDIR, FCTR_ST_DEV, dirs[i].path)->a = dirs[i].mode;
-	path_step(b, FCTR_OP_OPAQUE, FCTR_ST_DEV, "d/dev");
-	b->dev = "d/dev";
-	fill_dev(b);
-	b->list = &b->p->inst;
-}
-
-static void given_devices(struct build *b)
-{
-	for (size_t i = 0; i < b->spec->n_devices; i++) {
-		const struct fctr_device *d = &b->spec->devices[i];
-		struct fctr_step *s = path_step(b, FCTR_OP_MKNOD, FCTR_ST_DEV, d->path);
-
-		s->a = (d->type == 'b' ? S_IFBLK : d->type == 'p' ? S_IFIFO : S_IFCHR) | (d->mode & 07777);
-		s->b = (int64_t)makedev(d->major, d->minor);
-		s->c = (uint64_t)d->uid << 32 | d->gid;
-	}
-}
-
-static void make_dev(struct build *b)
-{
-	const struct fctr_spec *spec = b->spec;
-	char options[128];
-	size_t n;
-	bool gid5 = !b->p->has_userns;
-
-	for (size_t i = 0; i < spec->n_gid_map; i++)
-		if (spec->gid_map[i].inside <= 5 && 5 - spec->gid_map[i].inside < spec->gid_map[i].count)
-			gid5 = true;
-	if (!b->dev_layer) {
-		mkdirs(b, FCTR_ST_DEV, "/dev", 0755);
-		MOUNT_FS(b, FCTR_ST_DEV, "tmpfs", "/dev", "mode\0" "0755\0size\0" "65536k\0", MOUNT_ATTR_NOSUID)->flags =
-			FCTR_STEP_NOCREATE;
-		b->dev = "/dev";
-		fill_dev(b);
-	}
-	if (gid5)
-		MOUNT_FS(b, FCTR_ST_DEV, "devpts", "/dev/pts", "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0gid\0" "5\0",
-			 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
-	else
-		MOUNT_FS(b, FCTR_ST_DEV, "devpts", "/dev/pts", "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0",
-			 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
-	b->p->has_devpts = true;
-	if (spec->shm_size) {
-		n = tmpfs_options(options, sizeof(options), spec->shm_size, 01777, 0, 0);
-		mount_fs(b, FCTR_ST_DEV, "tmpfs", "/dev/shm", options, n, NOSUID_NODEV_NOEXEC);
-	}
-	given_devices(b);
-}
-
-static int bind_mount(struct build *b, size_t i, const struct fctr_mount *m, struct fctr_error *err)
+static int bind_mount(struct fctr_build *b, size_t i, const struct fctr_mount *m, struct fctr_error *err)
 {
 	char place[32];
-	struct tree t = {
+	struct fctr_tree t = {
 		.source = m->source, .recursive = m->flags & FCTR_MNT_F_RECURSIVE,
 		.optional = m->flags & FCTR_MNT_F_OPTIONAL, .set = m->attr_set, .clr = m->attr_clr,
 		.propagation = m->propagation, .attr_rec = m->flags & FCTR_MNT_F_ATTR_REC, .idmap_slot = -1,
@@ -414,18 +217,18 @@ static int bind_mount(struct build *b, size_t i, const struct fctr_mount *m, str
 	}
 	snprintf(place, sizeof(place), "m/%zu", i);
 	t.place = place;
-	add_tree(b, t);
+	fctr_build_tree(b, t);
 	snprintf(place, sizeof(place), "/m/%zu", i);
-	s = path_step(b, FCTR_OP_MOVE, FCTR_ST_MOUNT, place);
+	s = fctr_build_path(b, FCTR_OP_MOVE, FCTR_ST_MOUNT, place);
 	s->s2 = fctr_blob_str(b->p, m->target);
 	s->flags = (m->flags & FCTR_MNT_F_NOCREATE ? FCTR_STEP_NOCREATE : 0) |
 		   (m->flags & FCTR_MNT_F_OPTIONAL ? FCTR_STEP_OPTIONAL : 0);
 	return 0;
 }
 
-static void file_content(struct build *b, const char *path, const struct fctr_mount *m)
+static void file_content(struct fctr_build *b, const char *path, const struct fctr_mount *m)
 {
-	struct fctr_step *s = path_step(b, FCTR_OP_FILE, FCTR_ST_FILE, path);
+	struct fctr_step *s = fctr_build_path(b, FCTR_OP_FILE, FCTR_ST_FILE, path);
 
 	s->s2 = fctr_blob_add(b->p, m->data, m->n_data);
 	s->b = (int64_t)m->n_data;
@@ -435,7 +238,7 @@ static void file_content(struct build *b, const char *path, const struct fctr_mo
 
 /* A directory root is the user's own: a file goes in as a mount from a private tmpfs at /s, so
  * that nothing is written there. First pass, before the root is entered. */
-static void stage_files(struct build *b)
+static void stage_files(struct fctr_build *b)
 {
 	char place[32];
 	bool first = true;
@@ -447,18 +250,18 @@ static void stage_files(struct build *b)
 		if (m->kind != FCTR_MNT_FILE)
 			continue;
 		if (first)
-			MOUNT_FS(b, FCTR_ST_FILE, "tmpfs", "s", "mode\0" "0755\0", NOSUID_NODEV);
+			FCTR_BUILD_MOUNT(b, FCTR_ST_FILE, "tmpfs", "s", "mode\0" "0755\0", NOSUID_NODEV);
 		first = false;
 		snprintf(place, sizeof(place), "s/f%zu", i);
 		file_content(b, place, m);
-		s = path_step(b, FCTR_OP_OPEN_TREE, FCTR_ST_FILE, place);
+		s = fctr_build_path(b, FCTR_OP_OPEN_TREE, FCTR_ST_FILE, place);
 		s->slot = (int16_t)b->p->n_slots++;
 		snprintf(place, sizeof(place), "s/m%zu", i);
-		path_step(b, FCTR_OP_PLACE, FCTR_ST_FILE, place)->slot = s->slot;
+		fctr_build_path(b, FCTR_OP_PLACE, FCTR_ST_FILE, place)->slot = s->slot;
 	}
 }
 
-static int user_mounts(struct build *b, struct fctr_error *err)
+static int user_mounts(struct fctr_build *b, struct fctr_error *err)
 {
 	for (size_t i = 0; i < b->spec->n_mounts; i++) {
 		const struct fctr_mount *m = &b->spec->mounts[i];
@@ -472,36 +275,36 @@ static int user_mounts(struct build *b, struct fctr_error *err)
 				return -1;
 			break;
 		case FCTR_MNT_TMPFS:
-			n = tmpfs_options(options, sizeof(options), m->size, m->mode, m->uid, m->gid);
-			mount_fs(b, FCTR_ST_MOUNT, "tmpfs", m->target, options, n, m->attr_set)->c = m->propagation;
+			n = fctr_build_tmpfs(options, sizeof(options), m->size, m->mode, m->uid, m->gid);
+			fctr_build_mount(b, FCTR_ST_MOUNT, "tmpfs", m->target, options, n, m->attr_set)->c = m->propagation;
 			break;
 		case FCTR_MNT_MQUEUE:
-			mount_fs(b, FCTR_ST_DEV, "mqueue", m->target, "", 0, m->attr_set);
+			fctr_build_mount(b, FCTR_ST_DEV, "mqueue", m->target, "", 0, m->attr_set);
 			break;
 		case FCTR_MNT_DEVPTS:
-			MOUNT_FS(b, FCTR_ST_DEV, "devpts", m->target, "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0", m->attr_set);
+			FCTR_BUILD_MOUNT(b, FCTR_ST_DEV, "devpts", m->target, "newinstance\0\0ptmxmode\0" "0666\0mode\0" "0620\0", m->attr_set);
 			break;
 		case FCTR_MNT_SYSFS:
 			if (!b->dev_layer || strcmp(m->target, "/sys") != 0)
-				mkdirs(b, FCTR_ST_SYS, m->target, 0755);
+				fctr_build_dirs(b, FCTR_ST_SYS, m->target, 0755);
 			if (b->p->has_userns && b->spec->ns[FCTR_NS_NET].mode != FCTR_NS_NEW) {
 				/* a sysfs wants a network namespace of one's own: the host's, read-only */
-				add_tree(b, (struct tree){ .source = "/sys", .place = "m/sys", .recursive = true,
+				fctr_build_tree(b, (struct fctr_tree){ .source = "/sys", .place = "m/sys", .recursive = true,
 							   .set = MOUNT_ATTR_RDONLY, .attr_rec = true, .idmap_slot = -1 });
-				path_step(b, FCTR_OP_MOVE, FCTR_ST_SYS, "/m/sys")->s2 = fctr_blob_str(b->p, m->target);
+				fctr_build_path(b, FCTR_OP_MOVE, FCTR_ST_SYS, "/m/sys")->s2 = fctr_blob_str(b->p, m->target);
 				break;
 			}
-			mount_fs(b, FCTR_ST_SYS, "sysfs", m->target, "", 0, m->attr_set)->flags = FCTR_STEP_NOCREATE;
+			fctr_build_mount(b, FCTR_ST_SYS, "sysfs", m->target, "", 0, m->attr_set)->flags = FCTR_STEP_NOCREATE;
 			break;
 		case FCTR_MNT_PROC:
 			if (!b->dev_layer || strcmp(m->target, "/proc") != 0)
-				mkdirs(b, FCTR_ST_PROC, m->target, 0755);	/* mounted at the start, in its pid namespace */
+				fctr_build_dirs(b, FCTR_ST_PROC, m->target, 0755);	/* mounted at the start, in its pid namespace */
 			break;
 		case FCTR_MNT_CGROUP:
-			mkdirs(b, FCTR_ST_CGROUP, m->target, 0755);
+			fctr_build_dirs(b, FCTR_ST_CGROUP, m->target, 0755);
 			break;
 		case FCTR_MNT_SYMLINK:
-			s = path_step(b, FCTR_OP_SYMLINK, FCTR_ST_MOUNT, m->target);
+			s = fctr_build_path(b, FCTR_OP_SYMLINK, FCTR_ST_MOUNT, m->target);
 			s->s2 = fctr_blob_str(b->p, m->source);
 			s->flags = FCTR_STEP_OPTIONAL;
 			break;
@@ -511,7 +314,7 @@ static int user_mounts(struct build *b, struct fctr_error *err)
 				break;
 			}
 			snprintf(place, sizeof(place), "/s/m%zu", i);
-			path_step(b, FCTR_OP_MOVE, FCTR_ST_FILE, place)->s2 = fctr_blob_str(b->p, m->target);
+			fctr_build_path(b, FCTR_OP_MOVE, FCTR_ST_FILE, place)->s2 = fctr_blob_str(b->p, m->target);
 			break;
 		}
 	}
@@ -525,7 +328,7 @@ static bool is_below(const char *path, const char *dir)
 	return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
-static void enter_instance(struct build *b)
+static void enter_instance(struct fctr_build *b)
 {
 	struct fctr_plan *p = b->p;
 	const struct fctr_ns *ns = b->spec->ns;
@@ -564,9 +367,9 @@ static void enter_instance(struct build *b)
 		fctr_step_add(&p->inst, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = fresh;
 	if (fresh & CLONE_NEWUTS) {
 		if (b->spec->hostname)
-			path_step(b, FCTR_OP_HOSTNAME, FCTR_ST_HOSTNAME, b->spec->hostname);
+			fctr_build_path(b, FCTR_OP_HOSTNAME, FCTR_ST_HOSTNAME, b->spec->hostname);
 		if (b->spec->domainname)
-			path_step(b, FCTR_OP_DOMAINNAME, FCTR_ST_HOSTNAME, b->spec->domainname);
+			fctr_build_path(b, FCTR_OP_DOMAINNAME, FCTR_ST_HOSTNAME, b->spec->domainname);
 	}
 	if (p->pid_prepared)
 		fctr_step_add(&p->inst, FCTR_OP_NEW_PIDNS, FCTR_ST_NAMESPACE)->slot = FCTR_SLOT_PIDNS;
@@ -576,7 +379,7 @@ static void enter_instance(struct build *b)
 	fctr_step_add(&p->inst, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
 }
 
-static void leave_instance(struct build *b)
+static void leave_instance(struct fctr_build *b)
 {
 	static const struct { int kind, slot; const char *name; } out[] = {
 		{ FCTR_NS_MNT, FCTR_SLOT_MNT, "mnt" }, { FCTR_NS_IPC, FCTR_SLOT_IPC, "ipc" },
@@ -588,7 +391,7 @@ static void leave_instance(struct build *b)
 
 		if (b->spec->ns[out[i].kind].mode != FCTR_NS_NEW || (out[i].kind == FCTR_NS_NET && b->p->net_pool))
 			continue;
-		s = path_step(b, FCTR_OP_NSFD, FCTR_ST_NAMESPACE, out[i].name);
+		s = fctr_build_path(b, FCTR_OP_NSFD, FCTR_ST_NAMESPACE, out[i].name);
 		s->slot = (int16_t)out[i].slot;
 		s->slot2 = FCTR_SLOT_NSDIR;
 	}
@@ -596,7 +399,7 @@ static void leave_instance(struct build *b)
 
 int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
 {
-	struct build b = { .p = p, .spec = spec, .list = &p->inst };
+	struct fctr_build b = { .p = p, .spec = spec, .list = &p->inst };
 	bool admin = (spec->caps[FCTR_CAP_BOUNDING] | spec->caps[FCTR_CAP_PERMITTED]) & 1ULL << 21;
 	struct fctr_step *s;
 	int r = -1;
@@ -612,37 +415,37 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 
 		if (spec->upper && cut)
 			*(cut == parent ? cut + 1 : cut) = '\0';
-		add_tree(&b, (struct tree){ .source = parent, .place = "s", .idmap_slot =
+		fctr_build_tree(&b, (struct fctr_tree){ .source = parent, .place = "s", .idmap_slot =
 			p->has_userns && p->ctx->config.privileged ? FCTR_SLOT_USER : -1 });
 		free(parent);
 	}
 	enter_instance(&b);
 	if (spec->rootfs_kind == FCTR_ROOT_DIR) {
-		s = path_step(&b, FCTR_OP_MOVE, FCTR_ST_ROOTFS, "/l/0");
+		s = fctr_build_path(&b, FCTR_OP_MOVE, FCTR_ST_ROOTFS, "/l/0");
 		s->s2 = fctr_blob_str(p, "/r");
 		stage_files(&b);
 	} else {
 		overlay_root(&b);
 	}
-	path_step(&b, FCTR_OP_ROOT, FCTR_ST_ROOTFS, "/r");
+	fctr_build_path(&b, FCTR_OP_ROOT, FCTR_ST_ROOTFS, "/r");
 	if (spec->dev)
-		make_dev(&b);
+		fctr_build_dev(&b);
 	if (user_mounts(&b, err) < 0)
 		goto out;
 	if (p->pid_prepared)
 		fctr_compile_proc_mounts(p, spec, &p->inst, b.shared_mask ? "/e" : "");
 	if (spec->cwd_create && spec->cwd)
-		mkdirs(&b, FCTR_ST_CWD, spec->cwd, 0755);
+		fctr_build_dirs(&b, FCTR_ST_CWD, spec->cwd, 0755);
 	for (size_t i = 0; i < spec->n_masked; i++)
 		if (!is_below(spec->masked[i], "/proc"))
-			path_step(&b, FCTR_OP_MASK, FCTR_ST_MASK, spec->masked[i])->s2 =
+			fctr_build_path(&b, FCTR_OP_MASK, FCTR_ST_MASK, spec->masked[i])->s2 =
 				fctr_blob_str(p, b.shared_mask ? "/e" : "");
 	for (size_t i = 0; i < spec->n_readonly; i++)
 		if (!is_below(spec->readonly[i], "/proc"))
-			path_step(&b, FCTR_OP_RDONLY, FCTR_ST_MASK, spec->readonly[i]);
+			fctr_build_path(&b, FCTR_OP_RDONLY, FCTR_ST_MASK, spec->readonly[i]);
 	if (p->need_user) {
-		path_step(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/passwd")->slot = FCTR_SLOT_PASSWD;
-		path_step(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/group")->slot = FCTR_SLOT_GROUP;
+		fctr_build_path(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/passwd")->slot = FCTR_SLOT_PASSWD;
+		fctr_build_path(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/group")->slot = FCTR_SLOT_GROUP;
 	}
 	if (spec->rootfs_readonly || spec->rootfs_propagation) {
 		s = fctr_step_add(&p->inst, FCTR_OP_ROOT_ATTR, FCTR_ST_ROOTFS);
@@ -650,8 +453,8 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 		s->c = spec->rootfs_propagation;
 	}
 	if (p->has_userns) {	/* pivoted at the start, once /proc is there */
-		add_tree(&b, (struct tree){ .source = "/proc", .place = "p", .recursive = true, .optional = true, .idmap_slot = -1 });
-		add_tree(&b, (struct tree){ .source = "/sys", .place = "y", .recursive = true, .optional = true, .idmap_slot = -1 });
+		fctr_build_tree(&b, (struct fctr_tree){ .source = "/proc", .place = "p", .recursive = true, .optional = true, .idmap_slot = -1 });
+		fctr_build_tree(&b, (struct fctr_tree){ .source = "/sys", .place = "y", .recursive = true, .optional = true, .idmap_slot = -1 });
 	} else {
 		fctr_step_add(&p->inst, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	}

@@ -17,7 +17,8 @@ Everything is imported when it is first used (PEP 562).
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import mounts
-    from .api import DEVNULL, PIPE, STDOUT, Completed, Container, Timings, Usage, run
+    from .api import run
+    from .container import Container
     from .errors import (
         CalledProcessError,
         CgroupError,
@@ -29,16 +30,20 @@ if TYPE_CHECKING:
         TimeoutExpired,
         UnknownField,
     )
+    from .launch_args import DEVNULL, PIPE, STDOUT
     from .limits import Limits
     from .maintenance import gc, shutdown
     from .mounts import Bind, Cgroup, Devpts, File, Mqueue, Symlink, Tmpfs
     from .plan import Plan
+    from .results import Completed, Timings, Usage
     from .spec import Spec
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    **dict.fromkeys(("run", "Container", "Completed", "Usage", "Timings", "PIPE", "STDOUT", "DEVNULL"), "api"),
+    "run": "api", "Container": "container",
+    **dict.fromkeys(("Completed", "Usage", "Timings"), "results"),
+    **dict.fromkeys(("PIPE", "STDOUT", "DEVNULL"), "launch_args"),
     **dict.fromkeys(
         ("FastctrError", "SpecError", "UnknownField", "LaunchError", "CommandNotFound", "CommandNotExecutable",
          "CgroupError", "TimeoutExpired", "CalledProcessError"), "errors"),

@@ -163,9 +163,9 @@ def close() -> None:
 def _core_close(context: _core.Context) -> None:
     import sys
 
-    api = sys.modules.get(f"{__package__}.api")
-    if api is not None:
-        api.close_live()
+    container = sys.modules.get(f"{__package__}.container")
+    if container is not None:
+        container.close_live()
     from . import plan
 
     plan.close_all()

@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .api import Completed, Container
+    from .container import Container
+    from .results import Completed
 
 _CACHE_MAX = 64
 _cache: dict[Spec, Plan] = {}
@@ -77,7 +78,7 @@ class Plan:
 
     def container(self, argv: Any, **kw: Any) -> Container:
         """As fastctr.Container(), of this plan."""
-        from .api import Container
+        from .container import Container
 
         return Container(argv, plan=self, **kw)
 

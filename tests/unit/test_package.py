@@ -135,7 +135,7 @@ def imports_of(path: Path) -> set[str]:
 
 MODULES = {".".join(["fastctr", *path.relative_to(SOURCE).with_suffix("").parts]): imports_of(path)
            for path in SOURCE.rglob("*.py")}
-LAUNCHING = {"fastctr.api", "fastctr.plan", "fastctr.context", "fastctr.communicate", "fastctr.maintenance"}
+LAUNCHING = {"fastctr.api", "fastctr.container", "fastctr.results", "fastctr.plan", "fastctr.context", "fastctr.communicate", "fastctr.maintenance"}
 
 
 def test_only_the_launching_modules_know_the_core():
@@ -196,6 +196,13 @@ def test_documents_name_what_is_there(page):
         assert list(TOP.rglob(name)), name
     for link in re.findall(r"\]\(([\w/.-]+)\)", text):
         assert (page.parent / link).exists(), link
+
+
+@pytest.mark.needs_root
+def test_readme_example_runs(tmp_path):
+    code = re.findall(r"^```python\n(.*?)^```", (TOP / "README.md").read_text(), re.M | re.S)
+    assert len(code) == 1
+    assert "sleep 9" in run(sys.executable, "-c", code[0], cwd=tmp_path).stdout
 
 
 def test_make_help_lists_every_target():

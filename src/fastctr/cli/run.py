@@ -111,7 +111,7 @@ def signal_number(text: str) -> int:
 
 
 def _launch(command: list[str], spec: Any, options: _Options) -> int:
-    from ..api import Container
+    from ..container import Container
 
     kw: dict[str, Any] = {"spec": spec}
     if options.tty:

@@ -1,0 +1,275 @@
+"""Container: a running one, shaped like subprocess.Popen."""
+
+from __future__ import annotations
+
+import os
+import signal as _signal
+import threading
+import weakref
+
+from . import _core, context
+from .errors import SpecError
+from .launch_args import Stdio, argv_of, fd_pairs, more_limits, native_limits, split, tty_size
+from .plan import Plan, plan_for
+from .results import Timings, Usage, killed_by
+from .spec import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Any
+
+_live: weakref.WeakSet[Container] = weakref.WeakSet()
+
+
+def close_live() -> None:
+    """Close every container of this process; at its end."""
+    for container in list(_live):
+        container.close()
+
+
+def _after_fork() -> None:
+    for container in list(_live):
+        container._run.forget()
+    _live.clear()
+
+
+context.on_fork(_after_fork)
+
+
+class Container:
+    """A container with a command in it, shaped like subprocess.Popen.
+
+    Keywords as of run(), and tty=True or (rows, columns) for a terminal of the container's own, whose
+    master is `.tty` (a binary file). stdin, stdout and stderr are files where PIPE was given. As a context
+    manager, leaving it kills everything in the container. Raises as run() does.
+    """
+
+    def __init__(self, argv: Any, *, plan: Plan | None = None, spec: Spec | None = None, stdin: Any = None,
+                 stdout: Any = None, stderr: Any = None, text: bool | None = None, encoding: str | None = None,
+                 errors: str | None = None, bufsize: int = -1, env: Any = None, cwd: Any = None, pass_fds: Any = (),
+                 limits: Any = None, tty: Any = None, timings: bool = False, **kw: Any) -> None:
+        self.stdin: IO[Any] | None = None
+        self.stdout: IO[Any] | None = None
+        self.stderr: IO[Any] | None = None
+        self.tty: IO[bytes] | None = None
+        self.args = argv
+        self.returncode: int | None = None
+        self._result: tuple[int, bool, bool, tuple[int | None, ...]] | None = None
+        self._timed_out = False
+        self._lock = threading.Lock()
+        self._wait_lock = threading.Lock()
+        self._timings = timings
+        self._given_env = env
+        self._text = (encoding, errors) if text or encoding or errors else None
+        if plan is None:
+            given = split(kw)
+            plan = plan_for(spec.replace(**given) if spec is not None and given else spec or Spec(**given))
+        if kw:
+            limits = more_limits(limits, kw)
+        self._plan = plan
+        size = tty_size(tty)
+        values = argv_of(argv)
+        stdio = Stdio(None, None, None) if size else Stdio(stdin, stdout, stderr)
+        try:
+            main = threading.current_thread() is threading.main_thread()
+            launch = _core.Launch(values, plan.env(env, size is not None), cwd, tuple(stdio.given),
+                                  fd_pairs(pass_fds) if pass_fds else None, native_limits(limits), size, main,
+                                  timings, True)
+            self._run = self._start(launch)
+        except BaseException:
+            stdio.close_all()
+            raise
+        _live.add(self)
+        try:
+            self._open(stdio, size, bufsize)
+        except BaseException:
+            self._run.release()
+            self.returncode = 255
+            self.close()
+            stdio.close_all()
+            raise
+
+    def _start(self, launch: _core.Launch) -> _core.Running:
+        return self._plan.core().launch(launch)
+
+    def _open(self, stdio: Stdio, size: Any, bufsize: int) -> None:
+        stdio.started()
+        self.pid = self._run.pid
+        if size:
+            self.tty = os.fdopen(os.dup(self._run.master), "r+b", buffering=0)
+        for name, fd, mode in zip(("stdin", "stdout", "stderr"), stdio.ends, ("wb", "rb", "rb")):
+            if fd < 0:
+                continue
+            file: Any = os.fdopen(fd, mode, bufsize)
+            stdio.ends[("stdin", "stdout", "stderr").index(name)] = -1
+            setattr(self, name, file)
+            if self._text:
+                import io
+
+                file = io.TextIOWrapper(file, encoding=self._text[0], errors=self._text[1], write_through=True)
+                setattr(self, name, file)
+
+    @property
+    def pidfd(self) -> int:
+        """A pidfd of the first process, to poll; pidfd_open(2). Ours to close: dup it to keep it."""
+        return self._run.pidfd
+
+    def poll(self) -> int | None:
+        """The return code if the container has ended, else None."""
+        return self._wait(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; everything in the container is gone then. Raises TimeoutExpired."""
+        code = self._wait(-1.0 if timeout is None else max(float(timeout), 0.0))
+        if code is None:
+            from .errors import TimeoutExpired
+
+            assert timeout is not None
+            raise TimeoutExpired(self.args, timeout)
+        return code
+
+    def _wait(self, timeout: float) -> int | None:
+        if self.returncode is None:
+            if timeout == 0:
+                if not self._wait_lock.acquire(blocking=False):
+                    return self.returncode
+            elif not self._wait_lock.acquire(timeout=timeout):
+                return self.returncode
+            try:
+                if self.returncode is None:
+                    self._ended(self._run.wait(timeout))
+            finally:
+                self._wait_lock.release()
+        return self.returncode
+
+    def _ended(self, result: Any) -> None:
+        if result is not None:
+            self._result = result
+            self.returncode = 255 if result[1] else result[0]
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:  # noqa: A002
+        """Write input, read both outputs to their end, wait: (stdout, stderr). Raises TimeoutExpired;
+        call again after that, nothing is lost."""
+        from .communicate import communicate
+
+        return communicate(self, input, timeout)
+
+    def send_signal(self, sig: int) -> None:
+        """Signal the first process; with init=True it is passed on to the command. kill(2)."""
+        if self.returncode is None:
+            self._run.signal(int(sig))
+
+    def terminate(self) -> None:
+        """SIGTERM to the command.
+
+        It is PID 1 in its namespace, where a signal without a handler does nothing (pid_namespaces(7)):
+        for programs that have none use init=True, or kill().
+        """
+        self.send_signal(_signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to everything in the container."""
+        if self.returncode is None:
+            self._run.kill_all()
+
+    def pause(self) -> None:
+        """Freeze everything in it. Raises CgroupError without a freezer."""
+        self._run.freeze(True)
+
+    def resume(self) -> None:
+        """Let it go on after pause()."""
+        self._run.freeze(False)
+
+    def stats(self) -> Usage:
+        """What it uses now; after its end what it used."""
+        if self._result is not None:
+            return Usage(self._result[3])
+        return Usage(self._run.stats())
+
+    @property
+    def usage(self) -> Usage:
+        """As stats()."""
+        return self.stats()
+
+    @property
+    def killed_by(self) -> str | None:
+        """None, "timeout", "oom" or "signal", once it has ended."""
+        if self._result is None:
+            return None
+        return killed_by(self._result[0], self._result[2], self._timed_out)
+
+    @property
+    def timings(self) -> Timings | None:
+        return Timings(self._run.timings()) if self._timings else None
+
+    @property
+    def cgroups(self) -> dict[str, str]:
+        """{controller: path below the cgroup mount}."""
+        return self._run.cgroups()
+
+    def pids(self) -> list[int]:
+        """The processes in its control group, as this process sees them."""
+        return self._run.pids()
+
+    def update(self, **limits: Any) -> None:
+        """Set limits while it runs: memory=, cpus=, pids=, … as in Limits. Raises SpecError, CgroupError."""
+        native = native_limits(limits)
+        if native:
+            self._run.update(native)
+
+    def exec(self, argv: Any, **kw: Any) -> Container:
+        """Start another command in it, with the same user, rights and environment: a Container, whose
+        kill() ends that command alone. Keywords of the launch as for Container."""
+        return _Exec(self, argv, **kw)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size; the foreground process gets SIGWINCH. tty_ioctl(4)."""
+        import fcntl
+        import struct
+
+        if self.tty is None:
+            raise SpecError("tty", None, "was not asked for", "start the container with tty=True")
+        fcntl.ioctl(self.tty.fileno(), 0x5414, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def close(self) -> None:
+        """Kill what runs, close the pipes, let go."""
+        if self.returncode is None:
+            try:
+                self._run.kill_all()
+            finally:
+                self._wait(-1.0)
+        for file in (self.stdin, self.stdout, self.stderr, self.tty):
+            if file is not None:
+                try:
+                    file.close()
+                except BrokenPipeError:
+                    pass
+        self._run.release()
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "running" if self.returncode is None else f"returncode={self.returncode}"
+        return f"<Container pid={self.pid} {state} args={self.args!r}>"
+
+
+class _Exec(Container):
+    """A command started in a running container."""
+
+    def __init__(self, target: Container, argv: Any, **kw: Any) -> None:
+        self._target = target
+        if target._given_env:
+            from .process import env as parse
+
+            kw["env"] = {**dict(parse("env", target._given_env)), **dict(parse("env", kw.get("env") or {}))}
+        super().__init__(argv, plan=target._plan, **kw)
+
+    def _start(self, launch: _core.Launch) -> _core.Running:
+        return self._target._run.exec(self._plan.exec_core(), launch)
+
+    def exec(self, argv: Any, **kw: Any) -> Container:
+        return self._target.exec(argv, **kw)

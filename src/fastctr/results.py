@@ -1,0 +1,104 @@
+"""What comes back of a container: Completed, Usage, Timings."""
+
+from __future__ import annotations
+
+from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Usage:
+    """What a container used. Times in seconds, sizes in bytes; None where the kernel cannot tell.
+
+    cpu_user, cpu_system, cpu_total, throttled, cpu_pressure, memory_pressure, io_pressure (seconds);
+    nr_throttled, oom_kills, pids_current, pids_peak, io_reads, io_writes (counts);
+    memory_current, memory_peak, memory_limit, io_read_bytes, io_write_bytes (bytes).
+    """
+
+    __slots__ = _core.USAGE_FIELDS
+    _TIMES = frozenset(("cpu_user", "cpu_system", "cpu_total", "throttled", "cpu_pressure", "memory_pressure",
+                        "io_pressure"))
+
+    def __init__(self, values: tuple[int | None, ...]) -> None:
+        for name, value in zip(self.__slots__, values):
+            object.__setattr__(self, name, value / 1e6 if value is not None and name in self._TIMES else value)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __repr__(self) -> str:
+        known = ((name, value) for name, value in self.as_dict().items() if value is not None)
+        return f"Usage({', '.join(f'{name}={value!r}' for name, value in known)})"
+
+
+class Timings:
+    """Where a start's time went, in µs: acquire (the prepared container), spawn (clone to exec),
+    run, collect, total; stages: [(stage, µs)] of the child in order."""
+
+    __slots__ = ("acquire", "collect", "run", "spawn", "stages", "total")
+
+    def __init__(self, values: tuple[float, float, float, float, list[tuple[str, float]]]) -> None:
+        self.acquire, self.spawn, self.run, self.collect, self.stages = values
+        self.total = self.acquire + self.spawn + self.run + self.collect
+
+    def by_stage(self) -> dict[str, float]:
+        """The stages added up by name, the longest first."""
+        total: dict[str, float] = {}
+        for name, us in self.stages:
+            total[name] = total.get(name, 0.0) + us
+        return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+    def __repr__(self) -> str:
+        return (f"Timings(acquire={self.acquire:.0f}, spawn={self.spawn:.0f}, run={self.run:.0f}, "
+                f"collect={self.collect:.0f}, total={self.total:.0f})")
+
+
+class Completed:
+    """As subprocess.CompletedProcess: args, returncode (negative: a signal), stdout, stderr; and
+    killed_by (None, "timeout", "oom" or "signal"), usage, timings (when asked for), pid."""
+
+    __slots__ = ("_raw_usage", "args", "killed_by", "pid", "returncode", "stderr", "stdout", "timings")
+
+    def __init__(self, args: Any, returncode: int, stdout: Any, stderr: Any, killed_by: str | None,
+                 usage: tuple[int | None, ...], timings: Timings | None, pid: int) -> None:
+        self.args = args
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr
+        self.killed_by = killed_by
+        self._raw_usage = usage
+        self.timings = timings
+        self.pid = pid
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self._raw_usage)
+
+    def check_returncode(self) -> None:
+        """Raise CalledProcessError unless returncode is 0."""
+        if self.returncode:
+            from .errors import CalledProcessError
+
+            error = CalledProcessError(self.returncode, self.args, self.stdout, self.stderr)
+            error.completed = self
+            raise error
+
+    def __repr__(self) -> str:
+        parts = [f"args={self.args!r}", f"returncode={self.returncode!r}"]
+        parts += [f"{name}={value!r}" for name in ("stdout", "stderr", "killed_by")
+                  if (value := getattr(self, name)) is not None]
+        return f"Completed({', '.join(parts)})"
+
+
+def killed_by(code: int, oom: bool, timed_out: bool) -> str | None:
+    if timed_out:
+        return "timeout"
+    if oom and code != 0:
+        return "oom"
+    return "signal" if code < 0 else None
