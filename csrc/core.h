@@ -64,6 +64,7 @@ struct fctr_plan {
 	struct fctr_source *sources; size_t n_sources;
 	bool mount_sensitive;		/* made from recursive binds: the host's mount table matters */
 	unsigned mount_gen;
+	unsigned tmpl_gen;		/* raised when the template is given up: what was made from it is old */
 	int tmpl_fd;			/* template mount namespace, -1 not made yet */
 
 	struct fctr_instance *warm; int n_warm, target, preparing;
@@ -79,6 +80,7 @@ struct fctr_instance {
 	struct fctr_netns *net;
 	int net_fd;			/* one made for this instance alone (user namespace), or -1 */
 	struct fctr_cgroup *cg;
+	unsigned tmpl_gen;
 	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
 	bool cg_dirty;			/* limits changed by the launch or later: not for reuse as it is */
 	char *stack;
@@ -174,6 +176,7 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *plan, bool fresh, str
 struct fctr_instance *fctr_instance_make(struct fctr_plan *plan, struct fctr_error *err);
 void fctr_instance_teardown(struct fctr_instance *inst, bool reuse);
 void fctr_plan_drop_warm(struct fctr_plan *plan);
+bool fctr_instance_keep(struct fctr_instance *inst);	/* with the plan's lock: among its warm ones */
 int fctr_instance_pty(struct fctr_instance *inst, bool console, char *stack, int *master, int *slave,
 		      struct fctr_error *err);
 

@@ -72,15 +72,16 @@ static void refill_one(struct fctr_ctx *ctx, struct fctr_plan *p)
 	pthread_mutex_lock(&p->lock);
 	p->preparing--;
 	if (inst) {
-		inst->next = p->warm;
-		p->warm = inst;
-		p->n_warm++;
+		if (fctr_instance_keep(inst))
+			inst = NULL;
 		want = p->n_warm < p->target;
 	} else {	/* a launch that needs it will report the same */
 		p->target = 0;
 		want = false;
 	}
 	pthread_mutex_unlock(&p->lock);
+	if (inst)
+		fctr_instance_teardown(inst, true);
 	if (want)
 		fctr_ctx_want_refill(ctx, p);
 }

@@ -70,6 +70,7 @@ static int check_template(struct fctr_plan *p, struct fctr_instance **stale)
 	p->warm = NULL;
 	p->n_warm = 0;
 	fctr_close_fd(&p->tmpl_fd);
+	p->tmpl_gen++;
 	p->mount_gen = gen;
 	return 0;
 }
@@ -204,6 +205,7 @@ static int make_root(struct fctr_plan *p, struct fctr_instance *inst, struct fct
 		if (tmpl < 0)
 			r = fctr_fail(err, FCTR_ST_TEMPLATE, errno, "descriptor of the template");
 	}
+	inst->tmpl_gen = p->tmpl_gen;
 	pthread_mutex_unlock(&p->lock);
 	teardown_list(stale);
 	return r < 0 ? r : make_mounts(p, inst, tmpl, err);
@@ -324,6 +326,19 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 	return fctr_instance_make(p, err);
 }
 
+/* Its template may have been given up while it was made, or the plan closed: then it is of no use. */
+bool fctr_instance_keep(struct fctr_instance *inst)
+{
+	struct fctr_plan *p = inst->plan;
+
+	if (p->closed || inst->tmpl_gen != p->tmpl_gen)
+		return false;
+	inst->next = p->warm;
+	p->warm = inst;
+	p->n_warm++;
+	return true;
+}
+
 static void give_group_back(struct fctr_plan *p, struct fctr_instance *inst, bool reuse)
 {
 	bool kept = false;
@@ -393,10 +408,10 @@ int fctr_plan_warm(struct fctr_plan *p, int n, struct fctr_error *err)
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a plan with a kept upperdir, or without a mount namespace, is not prepared ahead");
 	for (;;) {
 		struct fctr_instance *inst;
-		bool enough;
+		bool enough, kept;
 
 		pthread_mutex_lock(&p->lock);
-		enough = p->n_warm >= n;
+		enough = p->n_warm >= n || p->closed;
 		if (p->target < n)
 			p->target = n;
 		p->last_used = fctr_now();
@@ -407,10 +422,10 @@ int fctr_plan_warm(struct fctr_plan *p, int n, struct fctr_error *err)
 		if (!inst)
 			return -1;
 		pthread_mutex_lock(&p->lock);
-		inst->next = p->warm;
-		p->warm = inst;
-		p->n_warm++;
+		kept = fctr_instance_keep(inst);
 		pthread_mutex_unlock(&p->lock);
+		if (!kept)
+			fctr_instance_teardown(inst, true);
 	}
 }
 

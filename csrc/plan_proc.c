@@ -211,6 +211,16 @@ static void attributes(struct fctr_plan *p, const struct fctr_spec *spec)
 		add(p, FCTR_OP_UMASK, FCTR_ST_SPEC)->a = spec->umask;
 }
 
+/* A joiner is seen by whoever is in the pid namespace from its fork on, and CAP_SYS_PTRACE there is
+ * enough to take it over: then let it have the job's rights by that time, not ours. Not where the
+ * fork itself needs ours (a new namespace, its /proc), or something after it needs /proc or a filter
+ * that would refuse it. */
+static bool forks_late(const struct fctr_plan *p, const struct fctr_spec *spec)
+{
+	return p->mode == FCTR_MODE_STUB && spec->ns[FCTR_NS_PID].mode == FCTR_NS_JOIN && !p->own_mnt &&
+	       !p->time_fork && spec->no_new_privs && !spec->apparmor && !spec->selinux;
+}
+
 static void credentials(struct fctr_plan *p, const struct fctr_spec *spec)
 {
 	struct fctr_step *s;
@@ -227,6 +237,10 @@ static void credentials(struct fctr_plan *p, const struct fctr_spec *spec)
 	s->c = spec->caps[FCTR_CAP_INHERITABLE];
 	if (spec->caps[FCTR_CAP_AMBIENT])
 		add(p, FCTR_OP_AMBIENT, FCTR_ST_CAPS)->c = spec->caps[FCTR_CAP_AMBIENT];
+	if (forks_late(p, spec)) {
+		add(p, FCTR_OP_FORK, FCTR_ST_CLONE);
+		add(p, FCTR_OP_STDIO, FCTR_ST_STDIO);	/* a session is the child's own */
+	}
 	add(p, FCTR_OP_PDEATHSIG, FCTR_ST_WAIT);	/* a change of credentials would clear it */
 	if (spec->no_new_privs)
 		add(p, FCTR_OP_NNP, FCTR_ST_NNP);
@@ -254,7 +268,8 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 	else if (p->mode == FCTR_MODE_STUB && (spec->ns[FCTR_NS_PID].mode != FCTR_NS_HOST || p->time_fork)) {
 		if (spec->ns[FCTR_NS_PID].mode == FCTR_NS_JOIN)
 			join(p, FCTR_SLOT_PID, CLONE_NEWPID, FCTR_ST_NAMESPACE);
-		add(p, FCTR_OP_FORK, FCTR_ST_CLONE)->a = p->pid_private ? CLONE_NEWPID : 0;
+		if (!forks_late(p, spec))
+			add(p, FCTR_OP_FORK, FCTR_ST_CLONE)->a = p->pid_private ? CLONE_NEWPID : 0;
 	}
 	if (p->own_mnt) {
 		if (p->has_userns)
@@ -266,7 +281,8 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 			add(p, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	}
 	attributes(p, spec);
-	add(p, FCTR_OP_STDIO, FCTR_ST_STDIO);
+	if (!forks_late(p, spec))
+		add(p, FCTR_OP_STDIO, FCTR_ST_STDIO);
 	credentials(p, spec);
 	/* a descriptor opened in a shared table would stay with us if the child were killed just then */
 	p->share_files = p->pid_prepared && spec->oom_score_adj == INT_MIN && !spec->n_sysctl &&

@@ -125,7 +125,7 @@ def _scratch() -> set[str]:
             names = os.listdir(place)
         except OSError:
             continue
-        found.update(f"{place}/{n}" for n in names if n.startswith((f"fastctr-{os.getpid()}-", "fctr-")))
+        found.update(f"{place}/{n}" for n in names if n.startswith(f"fastctr-{os.getpid()}-"))
     return found
 
 

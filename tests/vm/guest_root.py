@@ -601,6 +601,22 @@ def check_users_without_a_group():
 
 
 @check
+def check_user_who_may_not_make_user_namespaces():
+    code = f"import fastctr; fastctr.run(['true'], rootfs={ROOT!r})"
+    before = read("/proc/sys/user/max_user_namespaces")
+    with open("/proc/sys/user/max_user_namespaces", "w") as file:
+        file.write("0")
+    try:
+        done = subprocess.run(["setpriv", "--reuid=2004", "--regid=2004", "--clear-groups", "env", "-u", "XDG_RUNTIME_DIR",
+                               sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    finally:
+        with open("/proc/sys/user/max_user_namespaces", "w") as file:
+            file.write(before)
+    assert done.returncode != 0 and "LaunchError: userns" in done.stderr, done
+    assert "user.max_user_namespaces" in done.stderr, done
+
+
+@check
 def check_runtime_directory_of_somebody_else():
     """Somebody may have made /tmp/fastctr-UID before us, to read or fake our locks."""
     os.makedirs("/tmp/fastctr-2003", exist_ok=True)
