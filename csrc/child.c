@@ -120,6 +120,8 @@ static long fork_step(struct fctr_run *run, const struct fctr_step *s)
 	/* until the launcher has our pidfd: before that nobody may have waited for us */
 	while ((pid = sys3(SYS_read, run->slot[FCTR_SLOT_GO], &go, 1)) == -EINTR)
 		;
+	if (pid == 0)	/* it gave up, or has died */
+		sys1(SYS_exit_group, 125);
 	return pid < 0 ? pid : 0;
 }
 
@@ -156,10 +158,11 @@ static int second_child(void *arg)
 static long fork_vm_step(struct fctr_run *run, const struct fctr_step *s, uint32_t at)
 {
 	struct fctr_run rest = *run;
-	int pidfd = -1;
+	/* both are told by the kernel, before it runs: should we be killed the launcher knows of it */
 	struct fctr_clone_args args = {
-		.flags = CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (uint64_t)s->a,
-		.pidfd = (uint64_t)(uintptr_t)&pidfd,
+		.flags = CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_PARENT_SETTID | (uint64_t)s->a,
+		.pidfd = (uint64_t)(uintptr_t)&run->result->pidfd,
+		.parent_tid = (uint64_t)(uintptr_t)&run->result->detail,
 		.stack = (uint64_t)(uintptr_t)run->stack2, .stack_size = run->stack2_size,
 	};
 	long pid;
@@ -171,8 +174,6 @@ static long fork_vm_step(struct fctr_run *run, const struct fctr_step *s, uint32
 	pid = fctr_clone_fn(&args, sizeof(args), second_child, &rest);
 	if (pid < 0)
 		return pid;
-	run->result->detail = (int32_t)pid;
-	run->result->pidfd = pidfd;
 	sys1(SYS_exit_group, run->result->stage ? 127 : 0);
 	return 0;
 }
@@ -376,7 +377,8 @@ static long exec_step(struct fctr_run *run)
 	long err = -ENOENT;
 
 	/* CLONE_CLEAR_SIGHAND leaves ignored signals ignored: Python's SIGPIPE, nohup's SIGHUP */
-	for (int sig = 1; sig < 32; sig++)
+	/* and posix_spawn of glibc 32 and 33: make's, and whoever else's children have them ignored */
+	for (int sig = 1; sig < 34; sig++)
 		if (sig != SIGKILL && sig != SIGSTOP)
 			sys4(SYS_rt_sigaction, sig, dfl, NULL, 8);
 	sys4(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);

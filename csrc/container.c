@@ -308,14 +308,20 @@ int fctr_pids(struct fctr_container *c, pid_t **pids, size_t *n, struct fctr_err
 void fctr_release(struct fctr_container *c)
 {
 	struct fctr_plan *plan = c->plan;
+	struct fctr_ctx *ctx = plan->ctx;
 	struct fctr_exit gone;
 	struct fctr_error err;
 
+	pthread_mutex_lock(&plan->ctx->lock);
+	c->releasing = true;
+	pthread_mutex_unlock(&plan->ctx->lock);
 	if (!c->ended) {
 		fctr_kill_all(c, &err);
 		while (fctr_wait(c, -1, &gone, &err) < 0 && err.err == EINTR)
 			;
 	}
+	if (plan->ctx->abandoned)	/* what it needs to be torn down is gone */
+		return;
 	fctr_ctx_unwatch(plan->ctx, c);
 	fctr_close_fd(&c->pidfd);
 	fctr_close_fd(&c->master);
@@ -326,10 +332,11 @@ void fctr_release(struct fctr_container *c)
 		fctr_ctx_bury(plan->ctx, c->inst);
 	c->inst = NULL;
 	c->ended = true;
+	fctr_plan_unref(plan);
 	if (c->host)
 		fctr_container_unref(c->host);
+	fctr_ctx_gone(ctx, c);
 	fctr_container_unref(c);
-	fctr_plan_unref(plan);
 }
 
 void fctr_container_unref(struct fctr_container *c)

@@ -96,7 +96,8 @@ struct fctr_container {
 	atomic_int refs;
 	pid_t pid;
 	int pidfd, status_fd, master;
-	bool ended, frozen;
+	bool ended, frozen, releasing;
+	struct fctr_container *next_live, **at_live;	/* from its start to the end of its release */
 	bool reaped;			/* by the background, see fctr_ctx_watch(): code and ru are known */
 	struct rusage ru;
 	struct fctr_container *next_watched;
@@ -124,7 +125,9 @@ struct fctr_ctx {
 	struct fctr_instance *dead; int n_dead;		/* to be torn down */
 	struct fctr_plan *refill[64]; int n_refill;
 	struct fctr_launch_request *requests;
-	struct fctr_container *watched;
+	struct fctr_container *watched, *live;
+	int launching;
+	bool closing, abandoned;	/* abandoned: somebody did not let go, so nothing is freed any more */
 	struct fctr_netns *nets; int n_nets;
 	char *stacks[16]; int n_stacks;
 	struct fctr_cgroot_entry *cgroots;
@@ -194,6 +197,10 @@ void fctr_ctx_wake(struct fctr_ctx *ctx);		/* with the lock held */
 bool fctr_ctx_sleep(struct fctr_ctx *ctx, int timeout_ms);
 void fctr_ctx_watch(struct fctr_ctx *ctx, struct fctr_container *c);
 void fctr_ctx_unwatch(struct fctr_ctx *ctx, struct fctr_container *c);
+bool fctr_ctx_enter(struct fctr_ctx *ctx);		/* a launch begins; false: the context closes */
+void fctr_ctx_started(struct fctr_ctx *ctx, struct fctr_container *c);	/* its end; c: NULL if it failed */
+void fctr_ctx_gone(struct fctr_ctx *ctx, struct fctr_container *c);
+void fctr_ctx_end_all(struct fctr_ctx *ctx);
 
 /* container.c */
 void fctr_container_unref(struct fctr_container *c);

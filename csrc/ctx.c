@@ -519,6 +519,7 @@ void fctr_ctx_close(struct fctr_ctx *ctx)
 {
 	cleanup_close int dir = -1;
 
+	fctr_ctx_end_all(ctx);
 	fctr_ctx_drain(ctx, false);
 	pthread_mutex_lock(&ctx->lock);
 	ctx->stop = true;
@@ -527,6 +528,8 @@ void fctr_ctx_close(struct fctr_ctx *ctx)
 	if (ctx->thread_started)
 		pthread_join(ctx->thread, NULL);
 	ctx->thread_started = false;
+	if (ctx->abandoned)	/* leave all of it; whoever sweeps next clears it away */
+		return;
 	fctr_ctx_drain(ctx, false);	/* what came in between */
 	for (struct fctr_cgroot_entry *e = ctx->cgroots; e; e = e->next)
 		fctr_cgroot_close(e->root);

@@ -110,9 +110,15 @@ void fctr_move_high(int *fd)
 	*fd = high;
 }
 
+struct walk { struct fctr_run *run; bool finished; };
+
 static int walk_main(void *arg)
 {
-	return fctr_walk(arg) < 0 ? 1 : 0;
+	struct walk *walk = arg;
+	int r = fctr_walk(walk->run);
+
+	walk->finished = true;
+	return r < 0 ? 1 : 0;
 }
 
 int fctr_helper(struct fctr_ctx *ctx, const struct fctr_steps *steps, const char *blob, int *slot,
@@ -128,13 +134,14 @@ int fctr_helper(struct fctr_ctx *ctx, const struct fctr_steps *steps, const char
 		.flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_CLEAR_SIGHAND,
 		.stack = (uint64_t)(uintptr_t)stack, .stack_size = FCTR_STACK_SIZE,
 	};
+	struct walk walk = { &run, false };
 	struct fctr_sigs saved;
 	long pid;
 
 	fctr_before_creds(ctx);
 	memset(result, 0, sizeof(*result));
 	fctr_block_signals(&saved);
-	pid = fctr_clone_fn(&args, sizeof(args), walk_main, &run);
+	pid = fctr_clone_fn(&args, sizeof(args), walk_main, &walk);
 	fctr_restore_signals(&saved);
 	fctr_after_creds(ctx);
 	if (pid < 0)
@@ -147,6 +154,8 @@ int fctr_helper(struct fctr_ctx *ctx, const struct fctr_steps *steps, const char
 		fctr_step_error(err, steps, blob, result);
 		return -1;
 	}
+	if (!walk.finished)
+		return fctr_fail(err, FCTR_ST_CLONE, ECHILD, "killed while it was preparing");
 	return 0;
 }
 

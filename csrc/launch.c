@@ -246,6 +246,7 @@ static int clone_direct(struct start *s, struct fctr_error *err)
 		.cgroup = into >= 0 ? (uint64_t)into : 0,
 	};
 	struct fctr_sigs saved;
+	int status = 0;
 	long pid;
 
 	fctr_before_creds(p->ctx);
@@ -264,11 +265,19 @@ static int clone_direct(struct start *s, struct fctr_error *err)
 	s->c->pid = (pid_t)pid;
 	s->c->pidfd = pidfd;
 	if (two_step) {
-		while (wait4((pid_t)pid, NULL, __WALL, NULL) < 0 && errno == EINTR)
+		while (wait4((pid_t)pid, &status, __WALL, NULL) < 0 && errno == EINTR)
 			;
 		fctr_close_fd(&s->c->pidfd);
 		s->c->pid = result.detail;
 		s->c->pidfd = result.detail > 0 ? result.pidfd : -1;
+		if (result.detail > 0 && WIFSIGNALED(status)) {	/* then the second may not have exec'ed yet */
+			sys4(SYS_pidfd_send_signal, s->c->pidfd, SIGKILL, NULL, 0);
+			while (wait4(s->c->pid, NULL, __WALL, NULL) < 0 && errno == EINTR)
+				;
+			fctr_close_fd(&s->c->pidfd);
+			s->c->pid = 0;
+			return fctr_fail(err, FCTR_ST_CLONE, ECHILD, "killed while it was starting");
+		}
 		if (result.detail <= 0) {	/* the first one failed, or was killed */
 			if (!result.stage)
 				return fctr_fail(err, FCTR_ST_CLONE, ECHILD, "killed while it was starting");
@@ -492,8 +501,13 @@ static int launch_any(struct fctr_plan *plan, struct fctr_container *target, con
 
 	if (!launch->argv || !launch->argv[0] || !launch->argv[0][0])
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "argv is empty");
-	if (launch->die_with_thread || (pid_t)sys0(SYS_gettid) == getpid())
-		return launch_here(plan, target, launch, out, err);
+	if (!fctr_ctx_enter(plan->ctx))
+		return fctr_fail(err, FCTR_ST_CLONE, ECANCELED, "shutdown() has been called");
+	if (launch->die_with_thread || (pid_t)sys0(SYS_gettid) == getpid()) {
+		req.result = launch_here(plan, target, launch, out, err);
+		fctr_ctx_started(plan->ctx, req.result == 0 ? *out : NULL);
+		return req.result;
+	}
 	pthread_mutex_init(&req.lock, NULL);
 	pthread_cond_init(&req.cond, NULL);
 	if (fctr_ctx_request(plan->ctx, &req)) {
@@ -506,6 +520,7 @@ static int launch_any(struct fctr_plan *plan, struct fctr_container *target, con
 	}
 	pthread_mutex_destroy(&req.lock);
 	pthread_cond_destroy(&req.cond);
+	fctr_ctx_started(plan->ctx, req.result == 0 ? *out : NULL);
 	return req.result;
 }
 

@@ -1,4 +1,4 @@
-/* watch.c: how the background thread sleeps, and what it reaps meanwhile.
+/* watch.c: how the background thread sleeps, what it reaps meanwhile, and who is alive.
  *
  * Our child in a pid namespace that is not its own (an exec, or one that joined by pid=): as long
  * as it is not waited for, the init of that namespace cannot end either (pid_namespaces(7)). So
@@ -7,6 +7,8 @@
  */
 #define _GNU_SOURCE
 #include <poll.h>
+#include <signal.h>
+#include <time.h>
 
 #include "core.h"
 
@@ -76,5 +78,66 @@ void fctr_ctx_unwatch(struct fctr_ctx *ctx, struct fctr_container *c)
 			*at = c->next_watched;
 			break;
 		}
+	pthread_mutex_unlock(&ctx->lock);
+}
+
+/* ---- what is alive ---------------------------------------------------------------------- */
+
+bool fctr_ctx_enter(struct fctr_ctx *ctx)
+{
+	bool ok;
+
+	pthread_mutex_lock(&ctx->lock);
+	ok = !ctx->closing;
+	ctx->launching += ok;
+	pthread_mutex_unlock(&ctx->lock);
+	return ok;
+}
+
+void fctr_ctx_started(struct fctr_ctx *ctx, struct fctr_container *c)
+{
+	pthread_mutex_lock(&ctx->lock);
+	ctx->launching--;
+	if (c) {
+		c->next_live = ctx->live;
+		c->at_live = &ctx->live;
+		if (ctx->live)
+			ctx->live->at_live = &c->next_live;
+		ctx->live = c;
+	}
+	if (ctx->closing)
+		pthread_cond_broadcast(&ctx->idle);
+	pthread_mutex_unlock(&ctx->lock);
+}
+
+void fctr_ctx_gone(struct fctr_ctx *ctx, struct fctr_container *c)
+{
+	pthread_mutex_lock(&ctx->lock);
+	*c->at_live = c->next_live;
+	if (c->next_live)
+		c->next_live->at_live = c->at_live;
+	if (ctx->closing)
+		pthread_cond_broadcast(&ctx->idle);
+	pthread_mutex_unlock(&ctx->lock);
+}
+
+/* Before the context closes: other threads may be in the middle of a start or a wait. End what they
+ * wait for, and wait for them, but not for ever: one may be this very thread, further up its stack. */
+void fctr_ctx_end_all(struct fctr_ctx *ctx)
+{
+	struct timespec until;
+	struct fctr_error ignored;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 10;
+	pthread_mutex_lock(&ctx->lock);
+	ctx->closing = true;
+	while ((ctx->live || ctx->launching) && !ctx->abandoned) {
+		for (struct fctr_container *c = ctx->live; c; c = c->next_live)
+			if (!c->releasing && c->pidfd >= 0)
+				fctr_signal(c, SIGKILL, &ignored);
+		if (pthread_cond_timedwait(&ctx->idle, &ctx->lock, &until) == ETIMEDOUT)
+			ctx->abandoned = true;
+	}
 	pthread_mutex_unlock(&ctx->lock);
 }

@@ -96,6 +96,17 @@ def _close_stub() -> None:
         os.close(fd)
 
 
+def _at_worker_exit() -> None:
+    """A process of multiprocessing ends without atexit: it has finalizers of its own."""
+    import sys
+
+    package = sys.modules.get("multiprocessing")
+    if package is not None and package.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, close, exitpriority=0)
+
+
 def get() -> _core.Context:
     """The context. Raises LaunchError or PermissionError if the runtime directory cannot be used."""
     global _current, _hooks
@@ -112,6 +123,7 @@ def get() -> _core.Context:
                 _hooks = True
             context = _open()
             _current = context
+            _at_worker_exit()
         return _current
 
 

@@ -38,7 +38,7 @@ from errno import (
 )
 
 _ROOT_OR_USERNS = "run as root, or as a user who may make user namespaces (`fastctr info` says)"
-_MOUNT_LIMIT = "raise fs.mount-max, or unmount what is no longer used"
+_MOUNT_LIMIT = "raise fs.mount-max or user.max_mnt_namespaces, or unmount what is no longer used"
 
 HINTS: dict[tuple[str, int], str] = {
     ("spec", 0): "two fields of the spec exclude each other; change one of them",
