@@ -15,7 +15,7 @@ STUB_SOURCES = ["stub.c", "child.c", "child_mounts.c"]
 CORE_SOURCES = sorted(
     name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name != "stub.c"
 )
-CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
+CFLAGS = ["-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden"]
 STUB_FLAGS = [
     "-std=gnu11", "-Os", "-Wall", "-Wextra", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin",
     "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-pie", "-no-pie", "-s",
