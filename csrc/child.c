@@ -387,7 +387,10 @@ static long exec_step(struct fctr_run *run)
 	if (p->stub_fd >= 0)
 		return sys5(SYS_execveat, p->stub_fd, "", p->argv, p->envp, AT_EMPTY_PATH);
 	for (int i = 0; p->candidates[i]; i++) {
-		long r = sys3(SYS_execve, p->candidates[i], p->argv, p->envp);
+		long r;
+
+		run->result->candidate = i;
+		r = sys3(SYS_execve, p->candidates[i], p->argv, p->envp);
 
 		/* as execvp(3): go on past what is not there, remember what may not be run */
 		if (r != -ENOENT && r != -ENOTDIR && r != -EACCES)

@@ -576,6 +576,10 @@ long child_mount_step(struct fctr_run *run, const struct fctr_step *s)
 		fd = child_open_in_root(run, STR(run, s->s1), O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, FCTR_RESOLVE_IN_ROOT);
 		run->slot[s->slot] = fd < 0 ? -1 : (int)fd;
 		return 0;
+	case FCTR_OP_LOOK_UP:	/* a fresh overlay knows no names yet, and finding them takes as long as an exec */
+		if (run->params->candidates)
+			raw_close((int)child_open_in_root(run, run->params->candidates[0], O_PATH, 0, FCTR_RESOLVE_IN_ROOT));
+		return 0;
 	case FCTR_OP_PTY: return pty_step(run, s);
 	case FCTR_OP_CHDIR: return sys1(SYS_chdir, STR(run, s->s1));
 	}

@@ -68,7 +68,8 @@ struct fctr_plan {
 	int tmpl_fd;			/* template mount namespace, -1 not made yet */
 
 	struct fctr_instance *warm; int n_warm, target, preparing;
-	struct fctr_cgroup *groups_free[16]; int n_groups_free;
+	struct fctr_cgroup *groups_free[8]; int n_groups_free;
+	char last_exec[128];		/* the path of the command started last, if it fits */
 	int64_t last_used;		/* ns, CLOCK_MONOTONIC */
 	struct fctr_plan *next;		/* in the context */
 };
@@ -82,6 +83,7 @@ struct fctr_instance {
 	struct fctr_cgroup *cg;
 	unsigned tmpl_gen;
 	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
+	bool want_refill;		/* ask for another once the start is over */
 	bool cg_dirty;			/* limits changed by the launch or later: not for reuse as it is */
 	char *stack;
 	char scratch_name[24];

@@ -14,10 +14,14 @@ extern char **environ;
 
 static int holder(void *arg)
 {
+	int from = *(int *)arg;
 	char c;
 
-	/* until the other end is closed, by us or by our end */
-	sys3(SYS_read, *(int *)arg, &c, 1);
+	/* until the other end is closed, by the launcher or by its end: so not with a copy of it here */
+	if (from > 0)
+		sys3(SYS_close_range, 0, from - 1, 0);
+	sys3(SYS_close_range, from + 1, ~0U, 0);
+	sys3(SYS_read, from, &c, 1);
 	return 0;
 }
 
@@ -89,7 +93,7 @@ int fctr_userns_create(const struct fctr_idrange *uids, size_t n_uids, const str
 	char *stack = mmap(NULL, FCTR_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
 	int hold[2] = { -1, -1 }, fd = -1, read_end;
 	struct fctr_clone_args args = {
-		/* its own descriptors: with ours it would hold the other end open, and never end */
+		/* its own descriptors, to be closed there */
 		.flags = CLONE_VM | CLONE_NEWUSER | CLONE_CLEAR_SIGHAND,
 		.stack = (uint64_t)(uintptr_t)stack, .stack_size = FCTR_STACK_SIZE,
 	};

@@ -143,8 +143,14 @@ static int make_mounts(struct fctr_plan *p, struct fctr_instance *inst, int tmpl
 	cleanup_free int *slot = malloc(p->n_slots * sizeof(int));
 	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1, .cwd = inst->scratch_name };
 	struct fctr_result result;
+	char command[sizeof(p->last_exec)];
+	char *candidates[] = { command, NULL };
 	int r, net_given;
 
+	pthread_mutex_lock(&p->lock);
+	memcpy(command, p->last_exec, sizeof(command));
+	pthread_mutex_unlock(&p->lock);
+	params.candidates = command[0] ? candidates : NULL;
 	if (!slot) {
 		close(tmpl);
 		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "instance");
@@ -228,7 +234,7 @@ static int make_group(struct fctr_plan *p, struct fctr_instance *inst, struct fc
 	if (inst->cg) {
 		int fds[FCTR_CG_MAX_TASKS];
 
-		fctr_cgroup_tasks(inst->cg, fds);	/* opened here, off the path */
+		fctr_cgroup_tasks(inst->cg, fds);	/* opened here, if they are not, off the path */
 		return 0;
 	}
 	snprintf(name, sizeof(name), "%u", atomic_fetch_add(&p->ctx->serial, 1));
@@ -296,7 +302,7 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 {
 	struct fctr_instance *inst = NULL, *stale = NULL;
 	int64_t now = fctr_now();
-	bool want = false, again;
+	bool want = false, hit = false, again;
 
 	pthread_mutex_lock(&p->lock);
 	again = p->last_used && now - p->last_used < 2000000000LL;	/* one use alone says nothing of a next */
@@ -314,16 +320,20 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 	}
 	pthread_mutex_unlock(&p->lock);
 	teardown_list(stale);
-	if (want)
-		fctr_ctx_want_refill(p->ctx, p);
+	if (!inst)
+		inst = fctr_instance_make(p, err);
+	else
+		hit = true;
 	if (inst) {
 		inst->next = NULL;
+		inst->want_refill = want;
+	}
+	if (hit) {
 		pthread_mutex_lock(&p->ctx->lock);
 		p->ctx->counters.warm_hits++;
 		pthread_mutex_unlock(&p->ctx->lock);
-		return inst;
 	}
-	return fctr_instance_make(p, err);
+	return inst;
 }
 
 /* Its template may have been given up while it was made, or the plan closed: then it is of no use. */
@@ -346,7 +356,6 @@ static void give_group_back(struct fctr_plan *p, struct fctr_instance *inst, boo
 	if (reuse && !p->closed && !inst->cg_dirty && fctr_cgroup_recycle(inst->cg) == 1) {
 		pthread_mutex_lock(&p->lock);
 		if (p->n_groups_free < (int)ARRAY_LEN(p->groups_free)) {
-			fctr_cgroup_slim(inst->cg);	/* every open descriptor costs each start */
 			p->groups_free[p->n_groups_free++] = inst->cg;
 			kept = true;
 		}

@@ -225,6 +225,15 @@ static int reap_failed(struct start *s, struct fctr_result *result, struct fctr_
 	return -1;
 }
 
+static void remember_command(struct fctr_plan *p, const char *path)
+{
+	if (!p->pooled || strncmp(p->last_exec, path, sizeof(p->last_exec)) == 0)
+		return;
+	pthread_mutex_lock(&p->lock);
+	snprintf(p->last_exec, sizeof(p->last_exec), "%s", strlen(path) < sizeof(p->last_exec) ? path : "");
+	pthread_mutex_unlock(&p->lock);
+}
+
 static int clone_direct(struct start *s, struct fctr_error *err)
 {
 	struct fctr_plan *p = s->plan;
@@ -286,7 +295,11 @@ static int clone_direct(struct start *s, struct fctr_error *err)
 			return -1;
 		}
 	}
-	return result.stage ? reap_failed(s, &result, err) : 0;
+	if (result.stage)
+		return reap_failed(s, &result, err);
+	if (!p->init)
+		remember_command(p, s->candidates[result.candidate]);
+	return 0;
 }
 
 /* With an init or through the stub there is a second exec: success is a report, or its end. */
@@ -431,6 +444,8 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 	c->timings.spawn = (double)(c->t_spawned - t1) / 1000.0;
 	if (r == 0)
 		stamp_timings(s);
+	if (s->inst && s->inst->want_refill)	/* not before: it would run beside the start */
+		fctr_ctx_want_refill(plan->ctx, plan);
 out:
 	if (!s->inst && s->stack)
 		fctr_stack_put(plan->ctx, s->stack);

@@ -46,6 +46,7 @@ enum fctr_op {
 	FCTR_OP_MASK,		/* s1 in the root; s2: an empty directory's mount to clone, or "" */
 	FCTR_OP_RDONLY,		/* s1 in the root */
 	FCTR_OP_ROOT_ATTR,	/* a: attrs set on the root mount, c: propagation */
+	FCTR_OP_LOOK_UP,	/* the command started last, so that its directory entries are there */
 	FCTR_OP_KEEP,		/* slot <- s1 in the root, opened for reading; absent is fine */
 	FCTR_OP_PTY,		/* slot <- master, slot2 <- slave, on the container's own devpts; a: bind on /dev/console */
 	FCTR_OP_CHDIR,		/* s1, before the root is final */
@@ -104,7 +105,7 @@ struct fctr_result {
 	int32_t stage, index, err;	/* stage 0: no failure so far */
 	int32_t detail;			/* fork: the job's pid */
 	int32_t pidfd;			/* FORK_VM: its pidfd, in the table shared with the launcher */
-	int32_t pad;
+	int32_t candidate;		/* exec: which one was tried last, so which one it became */
 	uint64_t hash;			/* NET_HASH; in a report FCTR_REPORT_* */
 };
 #define FCTR_REPORT_PID 1		/* detail: the job's pid, as the launcher sees it */

@@ -443,6 +443,8 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 	for (size_t i = 0; i < spec->n_readonly; i++)
 		if (!is_below(spec->readonly[i], "/proc"))
 			fctr_build_path(&b, FCTR_OP_RDONLY, FCTR_ST_MASK, spec->readonly[i]);
+	if (p->pooled)
+		fctr_step_add(&p->inst, FCTR_OP_LOOK_UP, FCTR_ST_ROOTFS);
 	if (p->need_user) {
 		fctr_build_path(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/passwd")->slot = FCTR_SLOT_PASSWD;
 		fctr_build_path(&b, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/group")->slot = FCTR_SLOT_GROUP;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -62,7 +63,12 @@ def _nothing_left(rootfs: str, scratch: Path) -> str:
     found += [f"lock {name}" for name in os.listdir(os.environ["FASTCTR_RUNTIME_DIR"])]
     found += [f"scratch {name}" for name in os.listdir(scratch)]
     for name in os.listdir("/proc"):  # also those that joined no group, or no longer are in one
-        if name.isdigit():
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                for fd in os.listdir(f"/proc/{name}/fd"):  # a copy of ours that nobody ended
+                    link = os.readlink(f"/proc/{name}/fd/{fd}")
+                    if link.startswith(os.environ["FASTCTR_RUNTIME_DIR"]):
+                        found.append(f"process {name} holds {link}")
             try:
                 line = Path(f"/proc/{name}/cmdline").read_bytes()
                 root = os.readlink(f"/proc/{name}/root")

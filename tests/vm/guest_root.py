@@ -593,8 +593,8 @@ def check_users_without_a_group():
     command = ["--clear-groups", "env", "-u", "XDG_RUNTIME_DIR", sys.executable, "-c", AS_USER, ROOT]
     both = [subprocess.Popen(["setpriv", f"--reuid={uid}", f"--regid={uid}", *command], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True) for uid in (2001, 2002)]
-    for uid, child in zip((2001, 2002), both):
-        text, error = child.communicate(timeout=100)
+    ended = [child.communicate(timeout=100) for child in both]
+    for uid, child, (text, error) in zip((2001, 2002), both, ended):
         assert child.returncode == 0, error
         assert text.strip() == f"/tmp/fastctr-{uid}", text
     assert not [pid for pid in filter(str.isdigit, os.listdir("/proc")) if {"7761", "7762"} & set(_cmdline(pid))]

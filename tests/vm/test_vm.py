@@ -153,7 +153,7 @@ def _cases():
                 yield pytest.param(kernel, user, name, id=f"{kernel}-{who}-{name.replace(' ', '_')}")
 
 
-@pytest.mark.parametrize(("kernel", "user", "name"), _cases())
+@pytest.mark.parametrize(("kernel", "user", "name"), list(_cases()))
 def test_in_the_vm(guests, kernel, user, name):
     word, why = guests(kernel, user).get(name, ("FAIL", "the guest said nothing about it"))
     if word == "skip":
