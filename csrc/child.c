@@ -255,7 +255,7 @@ static long user_step(struct fctr_run *run)
 	long r = sys2(SYS_setgroups, p->n_groups, p->groups);
 
 	/* a user namespace with setgroups denied has only the groups it was born with */
-	if (r == -EPERM && p->n_groups == 0)
+	if (r == -EPERM && (p->n_groups == 0 || (p->n_groups == 1 && p->groups[0] == p->gid)))
 		r = 0;
 	if (r < 0)
 		return r;

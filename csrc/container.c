@@ -128,6 +128,23 @@ static bool was_reaped(struct fctr_container *c)
 	return yes;
 }
 
+/* The next instance is prepared once this start is over: beside it, it would slow it down. A short
+ * job is waited for, a longer one not. */
+#define SHORT_MS 2
+
+static bool wants_refill(const struct fctr_container *c)
+{
+	return c->inst && c->inst->want_refill;
+}
+
+static void refill(struct fctr_container *c)
+{
+	if (!wants_refill(c))
+		return;
+	c->inst->want_refill = false;
+	fctr_ctx_want_refill(c->plan->ctx, c->plan);
+}
+
 int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, struct fctr_error *err)
 {
 	struct rusage ru;
@@ -139,8 +156,16 @@ int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, s
 		*out = c->exit;
 		return 1;
 	}
+	if (wants_refill(c) && (timeout_ms == 0 || (timeout_ms < 0 && poll(&p, 1, SHORT_MS) == 0)))
+		refill(c);
 	if (timeout_ms > 0) {
-		r = poll(&p, 1, timeout_ms);
+		bool first = wants_refill(c) && timeout_ms > SHORT_MS;
+
+		r = poll(&p, 1, first ? SHORT_MS : timeout_ms);
+		if (r == 0 && first) {
+			refill(c);
+			r = poll(&p, 1, timeout_ms - SHORT_MS);
+		}
 		if (r == 0)
 			return 0;
 		if (r < 0)
@@ -328,8 +353,13 @@ void fctr_release(struct fctr_container *c)
 	fctr_close_fd(&c->status_fd);
 	if (c->inst && plan->upper)	/* the next start may want the same upperdir at once */
 		fctr_instance_teardown(c->inst, true);
-	else if (c->inst)
+	else if (c->inst) {
+		bool want = wants_refill(c);
+
 		fctr_ctx_bury(plan->ctx, c->inst);
+		if (want)
+			fctr_ctx_want_refill(plan->ctx, plan);
+	}
 	c->inst = NULL;
 	c->ended = true;
 	fctr_plan_unref(plan);
@@ -420,7 +450,15 @@ int fctr_communicate(struct fctr_container *c, struct fctr_io *io, int timeout_m
 
 			left = ms < 0 ? 0 : (int)ms;
 		}
-		r = poll(p, 4, left);
+		if (wants_refill(c) && (left < 0 || left > SHORT_MS)) {
+			r = poll(p, 4, SHORT_MS);
+			if (r == 0) {
+				refill(c);
+				continue;
+			}
+		} else {
+			r = poll(p, 4, left);
+		}
 		if (r < 0)
 			return fctr_fail(err, FCTR_ST_WAIT, errno, "poll");
 		if (r == 0)

@@ -168,6 +168,7 @@ static void identity(struct start *s)
 	q->n_groups = (uint32_t)p->n_groups;
 	if (u && !p->groups_given) {	/* those of the user, and those to add */
 		q->n_groups = 0;
+		s->groups[q->n_groups++] = u->gid;	/* else a file could bar the group and not this user */
 		for (size_t i = 0; i < u->n_groups; i++)
 			s->groups[q->n_groups++] = u->groups[i];
 		for (size_t i = 0; i < p->n_groups && q->n_groups < ARRAY_LEN(s->groups); i++)
@@ -444,8 +445,10 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 	c->timings.spawn = (double)(c->t_spawned - t1) / 1000.0;
 	if (r == 0)
 		stamp_timings(s);
-	if (s->inst && s->inst->want_refill)	/* not before: it would run beside the start */
+	if (s->inst && s->inst->want_refill && (launch->keep || r < 0)) {	/* else once it is waited for */
+		s->inst->want_refill = false;
 		fctr_ctx_want_refill(plan->ctx, plan);
+	}
 out:
 	if (!s->inst && s->stack)
 		fctr_stack_put(plan->ctx, s->stack);

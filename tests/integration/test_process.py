@@ -227,7 +227,7 @@ def test_user_from_outside(rootfs):
         found = status_of(box.pid)
         assert found["Uid"].split() == ["1000"] * 4
         assert found["Gid"].split() == ["1001"] * 4
-        assert set(found["Groups"].split()) >= {"50", "44"}
+        assert set(found["Groups"].split()) >= {"1001", "50", "44"}  # the primary one too: CVE-2022-36109
 
 
 def test_groups(rootfs):

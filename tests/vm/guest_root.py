@@ -533,7 +533,7 @@ def check_seccomp_caps_and_no_new_privs():
 @check
 def check_user_and_groups():
     text = out("id", user="app").strip()
-    assert text == "uid=7(app) gid=8(app) groups=9(extra)", text
+    assert text == "uid=7(app) gid=8(app) groups=8(app),9(extra)", text
     assert out("id -u; id -g; id -G", user="5:6", group_add=[77]).split() == ["5", "6", "6", "77"]
 
 
