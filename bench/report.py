@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -131,6 +132,10 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append("\n".join(f"- {note}" for note in results["notes"]))
     parts.append("## Figures")
     parts += [scenario(name, found) for name, found in results["scenarios"].items()]
+    comments = os.path.join(os.path.dirname(__file__), "comments.md")
+    if os.path.exists(comments):    # written by hand: what the figures mean, and where they fall short
+        with open(comments, encoding="utf-8") as file:
+            parts.append(file.read().strip())
     parts.append("`make bench` measures this again; `python -m bench.run --json FILE` keeps the figures, and "
                  "`python -m bench.report FILE docs/benchmarks.md` writes this page from them.")
     return "\n\n".join(parts) + "\n"

@@ -65,10 +65,11 @@ def one_start(stage: Stage) -> dict[str, dict[str, Any]]:
     marks = [at for at, (_, name, line) in enumerate(calls) if name == "write" and MARK.decode() in line]
     if len(marks) != 6:
         raise RuntimeError(f"the trace of plan.run has {len(marks)} marks: expected 6")
-    begin, end = marks[-2], marks[-1]
+    begin, end, following = marks[-4], marks[-3], marks[-2]
     caller = calls[begin][0]
     before = {task for task, _, _ in calls[:begin]}
     inside = calls[begin + 1:end]
+    until_next = calls[begin + 1:following]     # most of what runs in the background comes after the start
     parents = _parents(out)
 
     def owner(task: int) -> int:
@@ -81,7 +82,7 @@ def one_start(stage: Stage) -> dict[str, dict[str, Any]]:
         "fastctr, the caller": _summary([call for call in inside if call[0] == caller]),
         "fastctr, the container": _summary([call for call in inside
                                             if call[0] != caller and owner(call[0]) == caller]),
-        "fastctr, in the background": _summary([call for call in inside if owner(call[0]) != caller]),
+        "fastctr, in the background": _summary([call for call in until_next if owner(call[0]) != caller]),
     }
 
 
