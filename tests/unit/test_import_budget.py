@@ -16,7 +16,8 @@ FORBIDDEN = ("dataclasses", "typing", "subprocess", "logging", "argparse", "asyn
 
 def _new_modules(code: str) -> set[str]:
     program = f"import sys; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before), sep=chr(10))"
-    paths = [SOURCE, *(path for path in sys.path if path.endswith("site-packages"))]
+    # the installed package where there is one: the tree has a compiled core only when built in place
+    paths = [*(path for path in sys.path if path.endswith("site-packages")), SOURCE]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
