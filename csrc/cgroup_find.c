@@ -74,6 +74,8 @@ static int add_hier(struct fctr_cgmap *map, bool v2, unsigned ctls, const char *
 		if (v2 ? map->hier[i].v2 : (map->hier[i].ctls & ctls) != 0)
 			return 0;
 	fd = open(mount, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+		return -1;	/* it is there: half a map would be taken for the whole */
 	if (fd < 0 || fstatfs(fd, &fs) < 0 ||
 	    (unsigned long)fs.f_type != (v2 ? CGROUP2_SUPER_MAGIC : CGROUP_SUPER_MAGIC))
 		return 0;	/* hidden below another mount */
@@ -88,7 +90,10 @@ static int add_hier(struct fctr_cgmap *map, bool v2, unsigned ctls, const char *
 		map->v2 = map->n;
 	map->n++;
 	h->mount_fd = fctr_steal_fd(&fd);
-	return h->mount && h->mount_root ? 0 : -1;
+	if (h->mount && h->mount_root)
+		return 0;
+	errno = ENOMEM;
+	return -1;
 }
 
 /* One line: "31 23 0:28 / /sys/fs/cgroup rw,… [tags] - cgroup2 cgroup2 rw,memory" */
@@ -123,21 +128,21 @@ int fctr_cg_map(struct fctr_cgmap *map, struct fctr_error *err)
 	char *line = NULL;
 	size_t cap = 0;
 	ssize_t len;
-	bool bad = false;
+	int failed = 0;
 
 	*map = (struct fctr_cgmap){ .v2 = -1 };
 	if (!f)
 		return fctr_fail(err, FCTR_ST_CGROUP, errno, "/proc/self/mountinfo: cannot be read, is /proc mounted?");
-	while (!bad && (len = getline(&line, &cap, f)) > 0) {
+	while (!failed && (len = getline(&line, &cap, f)) > 0) {
 		if (line[len - 1] == '\n')
 			line[len - 1] = '\0';
-		bad = map_line(map, line) < 0;
+		failed = map_line(map, line) < 0 ? errno : 0;
 	}
 	free(line);
 	fclose(f);
-	if (bad) {
+	if (failed) {
 		fctr_cg_unmap(map);
-		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "control group map");
+		return fctr_fail(err, failed == ENOMEM ? FCTR_ST_MEMORY : FCTR_ST_CGROUP, failed, "the control groups' mounts");
 	}
 	if (map->v2 >= 0)
 		map->mode = map->n > 1 ? FCTR_CGMODE_HYBRID : FCTR_CGMODE_V2;

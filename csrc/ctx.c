@@ -510,6 +510,8 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	*out = ctx;
 	return 0;
 fail:
+	if (ctx->lock_fd >= 0)
+		unlinkat(dir, ctx->owner, 0);
 	fctr_ctx_forked(ctx);
 	free(ctx);
 	return -1;
@@ -534,6 +536,7 @@ void fctr_ctx_close(struct fctr_ctx *ctx)
 	for (struct fctr_cgroot_entry *e = ctx->cgroots; e; e = e->next)
 		fctr_cgroot_close(e->root);
 	ctx->cgroots = NULL;
+	fctr_close_fd(&ctx->null_fd);	/* one to spare, if the process has no more descriptors */
 	dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir >= 0)
 		unlinkat(dir, ctx->owner, 0);

@@ -49,7 +49,7 @@ def _stub() -> int:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError:
+    except FileNotFoundError:
         return -1
     fd = os.memfd_create("fctr-stub", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:

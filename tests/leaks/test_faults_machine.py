@@ -338,3 +338,40 @@ def test_a_job_that_leaves_groups_of_its_own(rootfs: str) -> None:
     fastctr.shutdown()
     time.sleep(0.05)
     works(rootfs)
+
+
+FEW = """
+import errno, fcntl, os, resource, sys
+import fastctr
+
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+how = {"rootfs": sys.argv[1], "init": True}
+assert fastctr.run(["true"], **how).returncode == 0
+fastctr.shutdown()
+runtime = os.environ["FASTCTR_RUNTIME_DIR"]
+before = sorted(os.listdir(runtime))
+for room in range(70):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4 + room, hard))
+    for _ in range(2):
+        try:
+            code = fastctr.run(["sh", "-c", "exit 3"], **how).returncode
+        except (fastctr.FastctrError, OSError) as error:
+            assert error.errno == errno.EMFILE, (room, error)
+        else:
+            assert code == 3, (room, code)
+    fastctr.shutdown()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(os.listdir(runtime)) == before, room
+"""
+
+
+def test_few_descriptors_from_nothing(rootfs: str, tmp_path: Path) -> None:
+    """In a process with none but its stdio: opening the context itself runs out, at each place."""
+    tmp_path.chmod(0o700)
+    done = subprocess.run(
+        [sys.executable, "-c", FEW, rootfs],
+        env={**os.environ, "FASTCTR_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
