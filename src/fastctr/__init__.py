@@ -20,13 +20,20 @@ if TYPE_CHECKING:
     from .api import run
     from .container import Container
     from .errors import (
+        ArchiveError,
+        AuthError,
         CalledProcessError,
         CgroupError,
         CommandNotExecutable,
         CommandNotFound,
+        DigestMismatch,
         FastctrError,
+        ImageError,
+        ImageNotFound,
         LaunchError,
+        RegistryError,
         SpecError,
+        StoreError,
         TimeoutExpired,
         UnknownField,
     )
@@ -46,7 +53,8 @@ _WHERE = {
     **dict.fromkeys(("PIPE", "STDOUT", "DEVNULL"), "launch_args"),
     **dict.fromkeys(
         ("FastctrError", "SpecError", "UnknownField", "LaunchError", "CommandNotFound", "CommandNotExecutable",
-         "CgroupError", "TimeoutExpired", "CalledProcessError"), "errors"),
+         "CgroupError", "TimeoutExpired", "CalledProcessError", "ImageError", "ImageNotFound", "RegistryError",
+         "AuthError", "ArchiveError", "DigestMismatch", "StoreError"), "errors"),
     **dict.fromkeys(("Bind", "Cgroup", "Devpts", "File", "Mqueue", "Symlink", "Tmpfs"), "mounts"),
     "Plan": "plan", "Spec": "spec", "Limits": "limits", "gc": "maintenance", "shutdown": "maintenance",
 }  # fmt: skip

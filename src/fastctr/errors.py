@@ -17,13 +17,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "ArchiveError",
+    "AuthError",
     "CalledProcessError",
     "CgroupError",
     "CommandNotExecutable",
     "CommandNotFound",
+    "DigestMismatch",
     "FastctrError",
+    "ImageError",
+    "ImageNotFound",
     "LaunchError",
+    "RegistryError",
     "SpecError",
+    "StoreError",
     "TimeoutExpired",
     "UnknownField",
     "from_native",
@@ -102,6 +109,53 @@ class UnknownField(SpecError, TypeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UnknownField, (self.field, (), self.owner), self.__dict__.copy()
+
+
+class ImageError(FastctrError):
+    """An image, a layer or a registry is not what it should be.
+
+    where: the reference, digest, url or path it is about; why; hint: what would do, or "".
+    """
+
+    def __init__(self, where: str, why: str, hint: str = "") -> None:
+        self.where = where
+        self.why = why
+        self.hint = hint
+        super().__init__(where, why, hint)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}" + (f"; {self.hint}" if self.hint else "")
+
+
+class ImageNotFound(ImageError):
+    """No such image, neither here nor, if it was looked for there, in the registry."""
+
+
+class RegistryError(ImageError):
+    """A registry refused, or answered what the distribution specification does not allow.
+
+    status: the HTTP status, or None where no answer came.
+    """
+
+    def __init__(self, where: str, why: str, hint: str = "", status: int | None = None) -> None:
+        super().__init__(where, why, hint)
+        self.status = status
+
+
+class AuthError(RegistryError):
+    """The registry wants credentials, or others than those it got."""
+
+
+class ArchiveError(ImageError):
+    """An archive is damaged, or holds what would break out of the directory it is unpacked to."""
+
+
+class DigestMismatch(ImageError):
+    """Content is not what its digest says."""
+
+
+class StoreError(ImageError):
+    """The store cannot be read or written."""
 
 
 class LaunchError(FastctrError, OSError):
