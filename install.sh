@@ -114,8 +114,8 @@ with() {
 with tools 'setuptools>=77' 'cython>=3.0'
 # What images need, by the names pyproject.toml has them under.
 "$venv/bin/python" -c 'import tomllib
-print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))' >"$venv/.fastctr-needs"
-with needs -r "$venv/.fastctr-needs"
+print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))' >"$venv/needs.txt"
+with needs -r "$venv/needs.txt"
 stamp=$venv/.fastctr-built
 if [ ! -e "$stamp" ] || [ -n "$(find csrc src setup.py pyproject.toml -newer "$stamp" -type f \
     ! -name '*.pyc' ! -name '*.so' ! -name _core.c ! -name fctr-stub ! -path '*.egg-info*')" ]; then
