@@ -18,6 +18,8 @@
 /* A list of steps of one plan. */
 struct fctr_steps { struct fctr_step *v; uint32_t n, cap; };
 
+struct fctr_park;
+
 struct fctr_source {		/* something on the host an instance was made from */
 	const char *path;
 	dev_t dev;
@@ -46,6 +48,9 @@ struct fctr_plan {
 	bool group_missing;		/* there was none to be had, and nothing needed it */
 	bool pid_prepared;		/* the pid namespace and its /proc are made beforehand */
 	bool share_files;		/* the start opens nothing, so it may share the descriptor table */
+	bool parks;			/* a prepared container may have its process already: park.c */
+	int64_t park_after;		/* ns, CLOCK_MONOTONIC: not before that */
+	uint32_t park_at;		/* the start's steps before the process is put to sleep */
 	bool has_devpts, disk_scratch, closed;
 	uint64_t clone_flags;		/* namespaces made by clone itself */
 	int ns_fd[FCTR_NS_COUNT];	/* joined ones, and the user namespace made */
@@ -81,6 +86,7 @@ struct fctr_instance {
 	struct fctr_netns *net;
 	int net_fd;			/* one made for this instance alone (user namespace), or -1 */
 	struct fctr_cgroup *cg;
+	struct fctr_park *park;		/* its process, asleep; NULL none */
 	unsigned tmpl_gen;
 	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
 	bool want_refill;		/* ask for another once the start is over */
@@ -113,7 +119,7 @@ struct fctr_cgroot_entry { char *parent; struct fctr_cgroot *root; struct fctr_c
 struct fctr_ctx {
 	struct fctr_config config;
 	char *runtime_dir, *owner;
-	int lock_fd, null_fd, owner_pidfd, mountinfo_fd, pidns_fd, wake_fd;
+	int lock_fd, null_fd, owner_pidfd, mountinfo_fd, pidns_fd, oom_fd, wake_fd;
 	bool can_prepare_pid;
 	pid_t pid;
 	pthread_mutex_t lock;
@@ -129,6 +135,7 @@ struct fctr_ctx {
 	struct fctr_launch_request *requests;
 	struct fctr_container *watched, *live;
 	int launching;
+	int targets, targets_max;	/* what all plans are to keep warm by themselves: descriptors are few */
 	bool closing, abandoned;	/* abandoned: somebody did not let go, so nothing is freed any more */
 	struct fctr_netns *nets; int n_nets;
 	char *stacks[16]; int n_stacks;
@@ -144,6 +151,7 @@ bool fctr_plan_tryref(struct fctr_plan *plan);
 void fctr_plan_unref(struct fctr_plan *plan);
 uint32_t fctr_blob_add(struct fctr_plan *p, const void *data, size_t len);
 uint32_t fctr_blob_str(struct fctr_plan *p, const char *s);
+const char *fctr_layer_image(const char *lower);	/* the file of "erofs:/file", or NULL */
 struct fctr_step *fctr_step_add(struct fctr_steps *list, int op, int stage);
 
 /* plan_root.c, plan_proc.c: the parts of compiling */
@@ -181,6 +189,9 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *plan, bool fresh, str
 struct fctr_instance *fctr_instance_make(struct fctr_plan *plan, struct fctr_error *err);
 void fctr_instance_teardown(struct fctr_instance *inst, bool reuse);
 void fctr_plan_drop_warm(struct fctr_plan *plan);
+void fctr_plan_no_target(struct fctr_plan *p);	/* with the plan's lock: nothing is to be kept warm */
+bool fctr_plan_has_unparked(const struct fctr_plan *p);
+struct fctr_instance *fctr_instance_unparked(struct fctr_plan *p);	/* with the lock: one of the warm, taken out */
 bool fctr_instance_keep(struct fctr_instance *inst);	/* with the plan's lock: among its warm ones */
 int fctr_instance_pty(struct fctr_instance *inst, bool console, char *stack, int *master, int *slave,
 		      struct fctr_error *err);
@@ -188,11 +199,16 @@ int fctr_instance_pty(struct fctr_instance *inst, bool console, char *stack, int
 /* ctx.c */
 void fctr_ctx_bury(struct fctr_ctx *ctx, struct fctr_instance *inst);	/* tear down in the background */
 void fctr_ctx_want_refill(struct fctr_ctx *ctx, struct fctr_plan *plan);
+void fctr_ctx_settle(struct fctr_ctx *ctx);	/* wait till the background has nothing to do */
 unsigned fctr_ctx_mount_generation(struct fctr_ctx *ctx);
 int fctr_no_group(const struct fctr_plan *plan, int stage, struct fctr_error *err);
 int fctr_ctx_cgroot(struct fctr_ctx *ctx, const char *parent, struct fctr_cgroot **out, struct fctr_error *err);
 int fctr_rmtree(int dirfd, const char *name);
 bool fctr_ctx_start_thread(struct fctr_ctx *ctx);	/* with the lock held */
+
+/* owners.c */
+int fctr_owner_tag(const char *runtime_dir, char *out, size_t size);
+int fctr_owner_lock(int dir, const char *name);	/* make our file and lock it: a descriptor, or -1 errno */
 
 /* watch.c */
 void fctr_ctx_wake(struct fctr_ctx *ctx);		/* with the lock held */

@@ -10,6 +10,7 @@
 
 #include "core.h"
 #include "launch.h"
+#include "park.h"
 #include "syscalls.h"
 
 #define BACKLOG_MAX 64	/* more dead containers than this, and launchers bury their own */
@@ -57,26 +58,34 @@ unsigned fctr_ctx_mount_generation(struct fctr_ctx *ctx)
 
 static void refill_one(struct fctr_ctx *ctx, struct fctr_plan *p)
 {
-	struct fctr_instance *inst;
+	struct fctr_instance *inst = NULL;
 	struct fctr_error err;
 	bool want;
 
 	pthread_mutex_lock(&p->lock);
 	want = p->n_warm < p->target;
-	if (want)
+	/* one without its process is soon made, and better than none: those first, while they are few */
+	if (!want || p->n_warm > p->target / 2)
+		inst = fctr_instance_unparked(p);
+	if (want || inst)
 		p->preparing++;
 	pthread_mutex_unlock(&p->lock);
-	if (!want)
+	if (!want && !inst)
 		return;
-	inst = fctr_instance_make(p, &err);
+	if (!inst) {
+		inst = fctr_instance_make(p, &err);
+	} else if (!fctr_park(inst)) {
+		fctr_instance_teardown(inst, true);
+		inst = NULL;
+	}
 	pthread_mutex_lock(&p->lock);
 	p->preparing--;
 	if (inst) {
 		if (fctr_instance_keep(inst))
 			inst = NULL;
-		want = p->n_warm < p->target;
+		want = p->n_warm < p->target || fctr_plan_has_unparked(p);
 	} else {	/* a launch that needs it will report the same */
-		p->target = 0;
+		fctr_plan_no_target(p);
 		want = false;
 	}
 	pthread_mutex_unlock(&p->lock);
@@ -126,7 +135,8 @@ static void *background(void *arg)
 
 		if (req)
 			ctx->requests = req->next;
-		else if (ctx->n_refill > 0 && (!dead || ctx->n_dead < BACKLOG_MAX / 4)) {
+		/* the dead have network namespaces, which cost more to make than the rest to clear away */
+		else if (ctx->n_refill > 0 && (!dead || (ctx->n_dead < BACKLOG_MAX / 4 && ctx->nets))) {
 			p = ctx->refill[0];
 			memmove(ctx->refill, ctx->refill + 1, (size_t)--ctx->n_refill * sizeof(p));
 		} else if (dead) {
@@ -239,6 +249,14 @@ bool fctr_ctx_request(struct fctr_ctx *ctx, struct fctr_launch_request *req)
 	return ok;
 }
 
+void fctr_ctx_settle(struct fctr_ctx *ctx)
+{
+	pthread_mutex_lock(&ctx->lock);
+	while (ctx->thread_started && !ctx->stop && (ctx->busy || ctx->dead || ctx->n_refill))
+		pthread_cond_wait(&ctx->idle, &ctx->lock);
+	pthread_mutex_unlock(&ctx->lock);
+}
+
 void fctr_ctx_drain(struct fctr_ctx *ctx, bool keep_warm)
 {
 	struct fctr_plan *list[256];
@@ -308,160 +326,6 @@ int fctr_ctx_cgroot(struct fctr_ctx *ctx, const char *parent, struct fctr_cgroot
 	return r;
 }
 
-/* ---- owners ---------------------------------------------------------------------------- */
-
-/* Owners are called "<pid>-<starttime>-<random>-<tag>". The sweep kills, so what it takes for an
- * owner's is held to that form: a parent that the user named holds other people's groups, and a
- * runtime directory may hold other files. */
-static bool owner_name(const char *name)
-{
-	size_t pid = strspn(name, "0123456789"), start, rand;
-
-	start = pid && name[pid] == '-' ? strspn(name + pid + 1, "0123456789") : 0;
-	if (!start || name[pid + 1 + start] != '-')
-		return false;
-	name += pid + start + 2;
-	rand = strspn(name, "0123456789abcdef");
-	return rand && name[rand] == '-' && name[rand + 1];
-}
-
-/* The tag is the runtime directory's identity: one without a file in *this* directory says nothing
- * of an owner that keeps its file in another one (FASTCTR_RUNTIME_DIR, another user, a container
- * that sees the same groups). An owner holds its file open, so the file system it is on and its
- * device number stay while it lives. */
-static int owner_tag(const char *runtime_dir, char *out, size_t size)
-{
-	struct stat st;
-
-	if (stat(runtime_dir, &st) < 0)
-		return -1;
-	snprintf(out, size, "-%llx.%llx", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
-	return 0;
-}
-
-/* Whether the process an owner was named after is there: the directory may have been emptied by
- * somebody, or been made anew with the old one's number, and then a missing file proves nothing. */
-static bool process_lives(const char *owner)
-{
-	char path[64], buf[1024], *p;
-	unsigned long long want = strtoull(strchr(owner, '-') + 1, NULL, 10), start = 0;
-
-	snprintf(path, sizeof(path), "/proc/%llu/stat", strtoull(owner, NULL, 10));
-	if (fctr_read_at(AT_FDCWD, path, buf, sizeof(buf)) < 0)
-		return errno != ENOENT && errno != ESRCH;
-	p = strrchr(buf, ')');		/* field 22 is the start time, and 3 comes after the name */
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
-	if (p)
-		start = strtoull(p, NULL, 10);
-	return start == want;
-}
-
-/* An owner lives while somebody holds the lock on its file; the lock goes with the process. Any
- * doubt counts as alive: a leftover is a nuisance, a killed container is a loss. */
-struct sweep { struct fctr_ctx *ctx; int without_file; };
-
-static bool owner_dead(const char *name, void *arg)
-{
-	struct sweep *seen = arg;
-	struct fctr_ctx *ctx = seen->ctx;
-	cleanup_close int dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cleanup_close int fd = -1;
-	char tag[48];
-	size_t len = strlen(name), n;
-
-	if (dir < 0 || strcmp(name, ctx->owner) == 0 || !owner_name(name) ||
-	    owner_tag(ctx->runtime_dir, tag, sizeof(tag)) < 0)
-		return false;
-	n = strlen(tag);
-	if (len <= n || strcmp(name + len - n, tag) != 0)
-		return false;
-	fd = openat(dir, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	if (fd < 0) {	/* made before anything else, and removed last */
-		bool gone = errno == ENOENT && !process_lives(name);
-
-		seen->without_file += gone;
-		return gone;
-	}
-	return flock(fd, LOCK_EX | LOCK_NB) == 0;
-}
-
-/* Make our file and lock it. Between the two a sweep may take it for a dead one's, so look again. */
-static int take_lock(int dir, const char *name)
-{
-	for (int tries = 0; tries < 20; tries++) {
-		cleanup_close int fd = openat(dir, name, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND | O_NOFOLLOW, 0600);
-		struct stat ours, there;
-
-		if (fd < 0)
-			return -1;
-		if (flock(fd, LOCK_EX) == 0 && fstat(fd, &ours) == 0 &&
-		    fstatat(dir, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && ours.st_ino == there.st_ino)
-			return fctr_steal_fd(&fd);
-	}
-	errno = EBUSY;
-	return -1;
-}
-
-/* Directories on disk that a dead owner was using are named in its file, one a line. */
-static void remove_scratch(int fd)
-{
-	char buf[8192];
-	ssize_t n = pread(fd, buf, sizeof(buf) - 1, 0);
-	char *save = NULL;
-
-	if (n <= 0)
-		return;
-	buf[n] = '\0';
-	for (char *line = strtok_r(buf, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		char *slash = strrchr(line, '/');
-
-		/* ours by name, so that a damaged file cannot make us remove anything else */
-		if (line[0] == '/' && slash && strncmp(slash + 1, "fastctr-", 8) == 0)
-			fctr_rmtree(AT_FDCWD, line);
-	}
-}
-
-int fctr_ctx_sweep(struct fctr_ctx *ctx)
-{
-	struct sweep seen = { ctx, 0 };
-	struct fctr_cgroot_entry *e;
-	int swept;	/* an owner has groups and a file, or only one of them */
-	DIR *dir;
-	struct dirent *ent;
-
-	pthread_mutex_lock(&ctx->lock);
-	e = ctx->cgroots;
-	pthread_mutex_unlock(&ctx->lock);
-	for (; e; e = e->next)
-		fctr_cgroot_sweep(e->root, owner_dead, &seen);
-	swept = seen.without_file;
-	dir = opendir(ctx->runtime_dir);
-	while (dir && (ent = readdir(dir))) {
-		cleanup_close int fd = -1;
-
-		if (!owner_name(ent->d_name) || strcmp(ent->d_name, ctx->owner) == 0)
-			continue;
-		fd = openat(dirfd(dir), ent->d_name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-		if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
-			continue;
-		remove_scratch(fd);
-		if (unlinkat(dirfd(dir), ent->d_name, 0) == 0)
-			swept++;
-	}
-	if (dir)
-		closedir(dir);
-	return swept;
-}
-
-int fctr_ctx_note_scratch(struct fctr_ctx *ctx, const char *path)
-{
-	char line[4200];
-	int n = snprintf(line, sizeof(line), "%s\n", path);
-
-	return fctr_write_all(ctx->lock_fd, line, (size_t)n);
-}
-
 /* ---- open and close -------------------------------------------------------------------- */
 
 int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struct fctr_error *err)
@@ -469,11 +333,12 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	struct fctr_ctx *ctx = calloc(1, sizeof(*ctx));
 	cleanup_close int dir = -1;
 	char tag[48];
+	struct rlimit files;
 
 	if (!ctx)
 		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "context");
 	ctx->config = *config;
-	if (owner_tag(config->runtime_dir, tag, sizeof(tag)) < 0) {
+	if (fctr_owner_tag(config->runtime_dir, tag, sizeof(tag)) < 0) {
 		free(ctx);
 		return fctr_fail(err, FCTR_ST_FILE, errno, "%s", config->runtime_dir);
 	}
@@ -488,11 +353,16 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 	}
 	ctx->config.runtime_dir = ctx->config.owner = NULL;
 	ctx->pid = getpid();
-	ctx->lock_fd = ctx->null_fd = ctx->owner_pidfd = ctx->mountinfo_fd = ctx->pidns_fd = ctx->wake_fd = -1;
+	/* an instance holds up to 16 descriptors; all of them together a quarter of what there may be */
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur / 64 > 1024)
+		files.rlim_cur = 64 * 1024;
+	ctx->targets_max = files.rlim_cur / 64 < 4 ? 4 : (int)(files.rlim_cur / 64);
+	ctx->lock_fd = ctx->null_fd = ctx->owner_pidfd = ctx->mountinfo_fd = ctx->pidns_fd = ctx->oom_fd =
+		ctx->wake_fd = -1;
 	pthread_mutex_init(&ctx->lock, NULL);
 	pthread_cond_init(&ctx->idle, NULL);
 	dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	ctx->lock_fd = dir < 0 ? -1 : take_lock(dir, ctx->owner);
+	ctx->lock_fd = dir < 0 ? -1 : fctr_owner_lock(dir, ctx->owner);
 	if (ctx->lock_fd < 0) {
 		fctr_fail(err, FCTR_ST_FILE, errno, "%s/%s", ctx->runtime_dir, ctx->owner);
 		goto fail;
@@ -506,6 +376,7 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 		goto fail;
 	}
 	ctx->pidns_fd = open("/proc/thread-self/ns/pid", O_RDONLY | O_CLOEXEC);
+	ctx->oom_fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
 	ctx->can_prepare_pid = config->privileged && ctx->pidns_fd >= 0 && fctr_probe_pidns(ctx);
 	*out = ctx;
 	return 0;
@@ -555,6 +426,7 @@ static void close_instances(struct fctr_instance *list)
 		fctr_close_fd(&i->ipc);
 		fctr_close_fd(&i->uts);
 		fctr_close_fd(&i->pidns);
+		fctr_park_forked(i);
 		fctr_close_fd(&i->net_fd);
 		fctr_close_fd(&i->upper_lock);
 		if (i->net)
@@ -569,6 +441,7 @@ void fctr_ctx_forked(struct fctr_ctx *ctx)
 	fctr_close_fd(&ctx->owner_pidfd);
 	fctr_close_fd(&ctx->mountinfo_fd);
 	fctr_close_fd(&ctx->pidns_fd);
+	fctr_close_fd(&ctx->oom_fd);
 	fctr_close_fd(&ctx->wake_fd);
 	for (struct fctr_netns *n = ctx->nets; n; n = n->next)
 		fctr_close_fd(&n->fd);

@@ -9,7 +9,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 
-#include "core.h"
+#include "park.h"
 
 static void fill_slots(struct fctr_plan *p, int *slot)
 {
@@ -298,6 +298,21 @@ fail:
 	return NULL;
 }
 
+/* With the lock held: one that has its process, else any. */
+static struct fctr_instance *take_warm(struct fctr_plan *p)
+{
+	struct fctr_instance **at = &p->warm, *inst;
+
+	while (*at && !(*at)->park)
+		at = &(*at)->next;
+	if (!*at)
+		at = &p->warm;
+	inst = *at;
+	*at = inst->next;
+	p->n_warm--;
+	return inst;
+}
+
 struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct fctr_error *err)
 {
 	struct fctr_instance *inst = NULL, *stale = NULL;
@@ -309,12 +324,11 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 	p->last_used = now;
 	if (p->pooled && !fresh) {
 		if (p->warm && check_template(p, &stale))
-			inst = p->warm;
-		if (inst) {
-			p->warm = inst->next;
-			p->n_warm--;
-		} else if (again && p->target < p->ctx->config.warm_max) {
+			inst = take_warm(p);
+		if (!inst && again && p->target < p->ctx->config.warm_max &&
+			   __atomic_load_n(&p->ctx->targets, __ATOMIC_RELAXED) < p->ctx->targets_max) {
 			p->target++;
+			__atomic_add_fetch(&p->ctx->targets, 1, __ATOMIC_RELAXED);
 		}
 		want = p->n_warm + p->preparing < p->target;
 	}
@@ -349,13 +363,35 @@ bool fctr_instance_keep(struct fctr_instance *inst)
 	return true;
 }
 
+bool fctr_plan_has_unparked(const struct fctr_plan *p)
+{
+	for (const struct fctr_instance *inst = p->warm; inst; inst = inst->next)
+		if (fctr_park_wanted(inst))
+			return true;
+	return false;
+}
+
+struct fctr_instance *fctr_instance_unparked(struct fctr_plan *p)
+{
+	for (struct fctr_instance **at = &p->warm; *at; at = &(*at)->next) {
+		struct fctr_instance *inst = *at;
+
+		if (fctr_park_wanted(inst)) {
+			*at = inst->next;
+			p->n_warm--;
+			return inst;
+		}
+	}
+	return NULL;
+}
+
 static void give_group_back(struct fctr_plan *p, struct fctr_instance *inst, bool reuse)
 {
 	bool kept = false;
 
 	if (reuse && !p->closed && !inst->cg_dirty && fctr_cgroup_recycle(inst->cg) == 1) {
 		pthread_mutex_lock(&p->lock);
-		if (p->n_groups_free < (int)ARRAY_LEN(p->groups_free)) {
+		if (p->n_groups_free < (int)ARRAY_LEN(p->groups_free) && p->n_groups_free < p->target + 2) {
 			p->groups_free[p->n_groups_free++] = inst->cg;
 			kept = true;
 		}
@@ -370,6 +406,7 @@ void fctr_instance_teardown(struct fctr_instance *inst, bool reuse)
 	struct fctr_plan *p = inst->plan;
 	struct fctr_ctx *ctx = p->ctx;
 
+	fctr_park_end(inst);
 	fctr_close_fd(&inst->mnt);
 	fctr_close_fd(&inst->ipc);
 	fctr_close_fd(&inst->uts);
@@ -389,6 +426,12 @@ void fctr_instance_teardown(struct fctr_instance *inst, bool reuse)
 	fctr_plan_unref(p);
 }
 
+void fctr_plan_no_target(struct fctr_plan *p)
+{
+	__atomic_sub_fetch(&p->ctx->targets, p->target, __ATOMIC_RELAXED);
+	p->target = 0;
+}
+
 void fctr_plan_drop_warm(struct fctr_plan *p)
 {
 	struct fctr_instance *list;
@@ -398,7 +441,8 @@ void fctr_plan_drop_warm(struct fctr_plan *p)
 	pthread_mutex_lock(&p->lock);
 	list = p->warm;
 	p->warm = NULL;
-	p->n_warm = p->target = 0;
+	p->n_warm = 0;
+	fctr_plan_no_target(p);
 	fctr_close_fd(&p->tmpl_fd);
 	pthread_mutex_unlock(&p->lock);
 	teardown_list(list);
@@ -421,12 +465,19 @@ int fctr_plan_warm(struct fctr_plan *p, int n, struct fctr_error *err)
 
 		pthread_mutex_lock(&p->lock);
 		enough = p->n_warm >= n || p->closed;
-		if (p->target < n)
+		if (p->target < n) {
+			__atomic_add_fetch(&p->ctx->targets, n - p->target, __ATOMIC_RELAXED);
 			p->target = n;
+		}
 		p->last_used = fctr_now();
 		pthread_mutex_unlock(&p->lock);
-		if (enough)
+		if (enough) {
+			if (p->parks) {
+				fctr_ctx_want_refill(p->ctx, p);
+				fctr_ctx_settle(p->ctx);
+			}
 			return 0;
+		}
 		inst = fctr_instance_make(p, err);
 		if (!inst)
 			return -1;

@@ -20,6 +20,7 @@
 #include <termios.h>
 
 #include "launch.h"
+#include "park.h"
 #include "syscalls.h"
 
 struct start {			/* one launch in progress */
@@ -177,31 +178,31 @@ static void identity(struct start *s)
 	}
 }
 
-static void namespace_slots(struct start *s)
+void fctr_start_slots(const struct fctr_plan *p, const struct fctr_instance *inst,
+		      const struct fctr_container *target, int slot[FCTR_SLOT_TREE])
 {
-	struct fctr_plan *p = s->plan;
 	static const int map[][2] = {
 		{ FCTR_NS_MNT, FCTR_SLOT_MNT }, { FCTR_NS_PID, FCTR_SLOT_PID }, { FCTR_NS_NET, FCTR_SLOT_NET },
 		{ FCTR_NS_IPC, FCTR_SLOT_IPC }, { FCTR_NS_UTS, FCTR_SLOT_UTS }, { FCTR_NS_CGROUP, FCTR_SLOT_CGROUPNS },
 		{ FCTR_NS_USER, FCTR_SLOT_USER }, { FCTR_NS_TIME, FCTR_SLOT_TIME },
 	};
 
-	for (size_t i = 0; i < ARRAY_LEN(s->slot); i++)
-		s->slot[i] = -1;
+	for (int i = 0; i < FCTR_SLOT_TREE; i++)
+		slot[i] = -1;
 	for (size_t i = 0; i < ARRAY_LEN(map); i++)
-		s->slot[map[i][1]] = s->target ? s->target->pidfd : p->ns_fd[map[i][0]];
-	if (!s->inst)
+		slot[map[i][1]] = target ? target->pidfd : p->ns_fd[map[i][0]];
+	if (!inst)
 		return;
-	if (s->inst->mnt >= 0)
-		s->slot[FCTR_SLOT_MNT] = s->inst->mnt;
-	if (s->inst->ipc >= 0)
-		s->slot[FCTR_SLOT_IPC] = s->inst->ipc;
-	if (s->inst->uts >= 0)
-		s->slot[FCTR_SLOT_UTS] = s->inst->uts;
-	if (s->inst->net)
-		s->slot[FCTR_SLOT_NET] = s->inst->net->fd;
-	else if (s->inst->net_fd >= 0)
-		s->slot[FCTR_SLOT_NET] = s->inst->net_fd;
+	if (inst->mnt >= 0)
+		slot[FCTR_SLOT_MNT] = inst->mnt;
+	if (inst->ipc >= 0)
+		slot[FCTR_SLOT_IPC] = inst->ipc;
+	if (inst->uts >= 0)
+		slot[FCTR_SLOT_UTS] = inst->uts;
+	if (inst->net)
+		slot[FCTR_SLOT_NET] = inst->net->fd;
+	else if (inst->net_fd >= 0)
+		slot[FCTR_SLOT_NET] = inst->net_fd;
 }
 
 /* ---- clone ------------------------------------------------------------------------------ */
@@ -303,6 +304,20 @@ static int clone_direct(struct start *s, struct fctr_error *err)
 	return 0;
 }
 
+static int wake_parked(struct start *s, struct fctr_error *err)
+{
+	struct fctr_result result;
+
+	fctr_before_creds(s->plan->ctx);
+	fctr_park_go(s->inst, &s->params, s->launch->stamps ? s->stamps : NULL, &result, &s->c->pid, &s->c->pidfd);
+	fctr_after_creds(s->plan->ctx);
+	if (result.stage)
+		return reap_failed(s, &result, err);
+	if (!s->plan->init)
+		remember_command(s->plan, s->candidates[result.candidate]);
+	return 0;
+}
+
 /* With an init or through the stub there is a second exec: success is a report, or its end. */
 static int read_report(struct start *s, struct fctr_error *err)
 {
@@ -337,7 +352,7 @@ static int begin(struct start *s, struct fctr_error *err)
 		.err_fd = -1, .stub_fd = -1, .owner_pidfd = p->ctx->owner_pidfd, .tty = l->tty,
 		.seccomp = p->seccomp, .seccomp_len = p->seccomp_len, .seccomp_flags = p->seccomp_flags,
 	};
-	namespace_slots(s);
+	fctr_start_slots(p, s->inst, s->target, s->slot);
 	identity(s);
 	if (cg) {
 		struct fctr_instance *inst = s->target ? s->target->inst : s->inst;
@@ -377,7 +392,7 @@ static int begin(struct start *s, struct fctr_error *err)
 		if (fctr_stub_launch(p, s->slot, &s->params, into, s->stub_fd, s->stack,
 				     s->report_r, &s->report_w, &s->c->pid, &s->c->pidfd, err) < 0)
 			return -1;
-	} else if (clone_direct(s, err) < 0) {
+	} else if (s->inst && s->inst->park ? wake_parked(s, err) < 0 : clone_direct(s, err) < 0) {
 		return -1;
 	}
 	if (!p->init)
@@ -424,6 +439,10 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 	fctr_plan_ref(plan);
 	if (!target) {
 		s->inst = fctr_instance_take(plan, false, err);
+		while (s->inst && s->inst->park && !fctr_park_fits(s->inst)) {
+			fctr_ctx_bury(plan->ctx, s->inst);
+			s->inst = fctr_instance_take(plan, false, err);
+		}
 		if (!s->inst)
 			goto out;
 		if (launch->limits) {

@@ -16,6 +16,9 @@ struct fctr_launch_request {
 	struct fctr_launch_request *next;
 };
 
+/* The descriptors a start's steps name: an instance's, a container's to join, the plan's. */
+void fctr_start_slots(const struct fctr_plan *plan, const struct fctr_instance *inst,
+		      const struct fctr_container *target, int slot[FCTR_SLOT_TREE]);
 void fctr_launch_serve(struct fctr_launch_request *req);
 bool fctr_ctx_request(struct fctr_ctx *ctx, struct fctr_launch_request *req);
 

@@ -10,7 +10,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 
-#include "core.h"
+#include "park.h"
 #include "syscalls.h"
 
 static struct fctr_step *add(struct fctr_plan *p, int op, int stage)
@@ -221,14 +221,32 @@ static bool forks_late(const struct fctr_plan *p, const struct fctr_spec *spec)
 	       !p->time_fork && spec->no_new_privs && !spec->apparmor && !spec->selinux;
 }
 
-static void credentials(struct fctr_plan *p, const struct fctr_spec *spec)
+/* Up to here nothing is of one launch alone, so a prepared container's process may wait here. Its user
+ * and capabilities stay the launcher's till it is woken; the filter comes first if it lets the rest be
+ * done, which spares every start the time of loading it. Returns whether it did. */
+static bool park(struct fctr_plan *p, const struct fctr_spec *spec)
+{
+	bool early = p->seccomp_len && fctr_filter_lets_start(p->seccomp, p->seccomp_len);
+
+	add(p, FCTR_OP_BOUNDING, FCTR_ST_CAPS)->c = spec->caps[FCTR_CAP_BOUNDING];
+	if (spec->no_new_privs)
+		add(p, FCTR_OP_NNP, FCTR_ST_NNP);
+	if (early)
+		add(p, FCTR_OP_SECCOMP, FCTR_ST_SECCOMP);
+	p->park_at = p->start.n;
+	return early;
+}
+
+static void credentials(struct fctr_plan *p, const struct fctr_spec *spec, bool filtered)
 {
 	struct fctr_step *s;
+	bool filter = p->seccomp_len && !filtered;
 
 	label(p, "/proc/self/attr/apparmor/exec", "exec ", spec->apparmor);
 	label(p, "/proc/self/attr/exec", "", spec->selinux);
-	add(p, FCTR_OP_BOUNDING, FCTR_ST_CAPS)->c = spec->caps[FCTR_CAP_BOUNDING];
-	if (!spec->no_new_privs && p->seccomp_len)	/* the filter then needs the power we are about to drop */
+	if (!p->parks)
+		add(p, FCTR_OP_BOUNDING, FCTR_ST_CAPS)->c = spec->caps[FCTR_CAP_BOUNDING];
+	if (!spec->no_new_privs && filter)	/* the filter then needs the power we are about to drop */
 		add(p, FCTR_OP_SECCOMP, FCTR_ST_SECCOMP);
 	add(p, FCTR_OP_USER, FCTR_ST_USER);
 	s = add(p, FCTR_OP_CAPSET, FCTR_ST_CAPS);
@@ -242,11 +260,11 @@ static void credentials(struct fctr_plan *p, const struct fctr_spec *spec)
 		add(p, FCTR_OP_STDIO, FCTR_ST_STDIO);	/* a session is the child's own */
 	}
 	add(p, FCTR_OP_PDEATHSIG, FCTR_ST_WAIT);	/* a change of credentials would clear it */
-	if (spec->no_new_privs)
+	if (spec->no_new_privs && !p->parks)
 		add(p, FCTR_OP_NNP, FCTR_ST_NNP);
 	add(p, FCTR_OP_CLOSE_FDS, FCTR_ST_FDS);
 	add(p, FCTR_OP_CWD, FCTR_ST_CWD)->s1 = fctr_blob_str(p, spec->cwd ? spec->cwd : "/");
-	if (spec->no_new_privs && p->seccomp_len)
+	if (spec->no_new_privs && filter)
 		add(p, FCTR_OP_SECCOMP, FCTR_ST_SECCOMP);
 	add(p, FCTR_OP_EXEC, FCTR_ST_EXEC);
 }
@@ -254,8 +272,16 @@ static void credentials(struct fctr_plan *p, const struct fctr_spec *spec)
 int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
 {
 	char text[16];
+	bool filtered = false;
 
 	(void)err;
+	/* a descriptor opened in a shared table would stay with us if the child were killed just then */
+	p->share_files = p->pid_prepared && spec->oom_score_adj == INT_MIN && !spec->n_sysctl &&
+			 spec->ns[FCTR_NS_TIME].mode == FCTR_NS_HOST;
+	for (size_t i = 0; i < spec->n_mounts; i++)
+		if (spec->mounts[i].kind == FCTR_MNT_CGROUP)
+			p->share_files = false;
+	p->parks = p->share_files && p->pooled && !spec->apparmor && !spec->selinux;
 	/* the host's /proc is still there: these are about the calling process itself */
 	if (spec->oom_score_adj != INT_MIN) {
 		snprintf(text, sizeof(text), "%d", spec->oom_score_adj);
@@ -281,14 +307,10 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 			add(p, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	}
 	attributes(p, spec);
+	if (p->parks)
+		filtered = park(p, spec);
 	if (!forks_late(p, spec))
 		add(p, FCTR_OP_STDIO, FCTR_ST_STDIO);
-	credentials(p, spec);
-	/* a descriptor opened in a shared table would stay with us if the child were killed just then */
-	p->share_files = p->pid_prepared && spec->oom_score_adj == INT_MIN && !spec->n_sysctl &&
-			 spec->ns[FCTR_NS_TIME].mode == FCTR_NS_HOST;
-	for (size_t i = 0; i < spec->n_mounts; i++)
-		if (spec->mounts[i].kind == FCTR_MNT_CGROUP)
-			p->share_files = false;
+	credentials(p, spec, filtered);
 	return 0;
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from . import devices, limits, mount_text, namespaces, process, sysctls, units
+from . import devices, limits, mount_text, namespaces, process, roots, sysctls, units
 from .errors import SpecError, UnknownField
 
 TYPE_CHECKING = False
@@ -32,31 +32,6 @@ MASKED_PATHS = (
     "/sys/firmware",
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-
-
-def _rootfs(field: str, value: Any) -> str | tuple[str, ...]:
-    """ "host", or absolute paths of directories, topmost first."""
-    if isinstance(value, str) and value == "host":
-        return "host"
-    hint = 'use a directory, several (topmost first), or "host"'
-    given = [value] if isinstance(value, (str, bytes, os.PathLike)) else units.items(field, value)
-    paths: list[str] = []
-    for number, item in enumerate(given):
-        where = field if len(given) == 1 else f"{field}[{number}]"
-        path = units.host_path(where, item)
-        if not os.path.isdir(path):
-            there = "is not a directory" if os.path.exists(path) else "does not exist"
-            raise SpecError(where, item, there, hint)
-        if os.path.realpath(path) == "/":
-            raise SpecError(
-                where, item, "is this machine's own root", 'use rootfs="host" and see what it exposes'
-            )
-        paths.append(path)
-    if not paths:
-        raise SpecError(field, value, "is empty", hint)
-    if len(paths) > 500:
-        raise SpecError(field, len(paths), "layers are too many", "overlay takes 500")
-    return tuple(paths)
 
 
 def _choice(*words: str) -> Callable[[str, object], str]:
@@ -168,7 +143,7 @@ def _made(parse: Callable[[str, object], list[Any]]) -> Callable[[str, object], 
 
 # name: (parser, default). The parsers' results are what is compared; None: left alone, or found out later.
 FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
-    "rootfs": (_rootfs, "host"),
+    "rootfs": (roots.rootfs, "host"),
     "writable": (_choice("tmpfs", "disk", "direct"), "tmpfs"),
     "upper": (_upper, None),
     "read_only": (units.boolean, False),
@@ -208,7 +183,7 @@ FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
     "oom_score_adj": (process.oom_score_adj, None),
     "nice": (process.nice, None),
     "cpu_affinity": (process.affinity, None),
-    "umask": (_umask, None),
+    "umask": (_umask, 0o022),
     "user": (process.user, (None, 0, 0)),
     "groups": (process.groups, None),
     "group_add": (process.groups, ()),
@@ -256,7 +231,7 @@ class Spec:
     "unconfined", path or dict); no_new_privs; apparmor, selinux; user, groups (instead of those of user),
     group_add (besides them); device_cgroup_rules (besides the default ones), device_policy (False: none).
 
-    Process: env (over a small default; alone with clean_env), cwd, cwd_create, umask, ulimits, sysctls,
+    Process: env (over a small default; alone with clean_env), cwd, cwd_create, umask (0o022), ulimits, sysctls,
     oom_score_adj, nice, cpu_affinity, init (a reaping PID 1 above the command).
 
     Control group: cgroup (False: none), cgroup_parent, and every field of fastctr.Limits.
