@@ -79,7 +79,7 @@ cross:  ## compile the core and the stub for aarch64 (ARCH_CC), warnings as erro
 	@mkdir -p build/cross
 	for file in $(CORE); do \
 		$(ARCH_CC) $(CFLAGS) -idirafter /usr/include -c -o build/cross/$$(basename $$file .c).o $$file || exit 1; done
-	$(ARCH_CC) $(CFLAGS) -Os $(STUB_FLAGS) -o build/cross/fctr-stub csrc/stub.c csrc/child.c csrc/child_mounts.c
+	$(ARCH_CC) $(CFLAGS) -Os $(STUB_FLAGS) -o build/cross/fctr-stub csrc/stub.c csrc/child.c csrc/child_mounts.c csrc/child_layers.c
 
 lint:  ## ruff and mypy
 	@sh install.sh lint

@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-STUB_SOURCES = ["stub.c", "child.c", "child_mounts.c"]
+STUB_SOURCES = ["stub.c", "child.c", "child_mounts.c", "child_layers.c"]
 CORE_SOURCES = sorted(
     name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name != "stub.c"
 )

@@ -1,4 +1,4 @@
-/* child.h: between child.c and child_mounts.c, and nobody else. */
+/* child.h: between child.c, child_mounts.c and child_layers.c, and nobody else. */
 #ifndef FCTR_CHILD_H
 #define FCTR_CHILD_H
 
@@ -26,6 +26,8 @@ static inline long raw_open(int dirfd, const char *path, int flags)
 
 /* Each returns 0 or -errno. */
 long child_mount_step(struct fctr_run *run, const struct fctr_step *s);
+long child_overlay_step(struct fctr_run *run, const struct fctr_step *s);
+long child_erofs_step(struct fctr_run *run, const struct fctr_step *s);
 long child_open_in_root(struct fctr_run *run, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 
 #endif

@@ -243,70 +243,6 @@ static long fsmount_step(struct fctr_run *run, const struct fctr_step *s)
 	return r;
 }
 
-static long overlay_layers(int fs, const char *lower, bool plus)
-{
-	char joined[4096];
-	size_t used = 0;
-
-	for (; *lower; lower += str_len(lower) + 1) {
-		size_t n = str_len(lower);
-
-		if (plus) {
-			long r = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "lowerdir+", lower, 0);
-			if (r < 0)
-				return r;
-			continue;
-		}
-		if (used + n + 2 > sizeof(joined))
-			return -E2BIG;
-		if (used)
-			joined[used++] = ':';
-		for (size_t i = 0; i < n; i++)
-			joined[used++] = lower[i];
-	}
-	if (plus)
-		return 0;
-	joined[used] = '\0';
-	return sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "lowerdir", joined, 0);
-}
-
-static long overlay_try(struct fctr_run *run, const struct fctr_step *s, bool plus)
-{
-	long fs = sys2(SYS_fsopen, "overlay", FSOPEN_CLOEXEC), r;
-
-	if (fs < 0)
-		return fs;
-	sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "source", "overlay", 0);
-	r = overlay_layers((int)fs, STR(run, s->s1), plus);
-	if (r == 0 && s->s2)
-		r = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "upperdir", STR(run, s->s2), 0);
-	if (r == 0 && s->s3)
-		r = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_STRING, "workdir", STR(run, s->s3), 0);
-	if (r == 0 && (s->b & 1))
-		r = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_FLAG, "userxattr", NULL, 0);
-	if (r == 0 && (s->b & 2))	/* thrown away: never write it back to disk */
-		r = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_FLAG, "volatile", NULL, 0);
-	if (r == 0)
-		r = sys5(SYS_fsconfig, fs, FCTR_FSCONFIG_CREATE, NULL, NULL, 0);
-	if (r == 0)
-		r = sys3(SYS_fsmount, fs, FSMOUNT_CLOEXEC, s->a);
-	raw_close((int)fs);
-	return r;
-}
-
-static long overlay_step(struct fctr_run *run, const struct fctr_step *s)
-{
-	long fd = overlay_try(run, s, true), r;
-
-	if (fd == -EINVAL || fd == -EOPNOTSUPP)	/* before 6.8: layers in one string */
-		fd = overlay_try(run, s, false);
-	if (fd < 0)
-		return fd;
-	r = sys5(SYS_move_mount, fd, "", AT_FDCWD, "/r", MOVE_MOUNT_F_EMPTY_PATH);
-	raw_close((int)fd);
-	return r;
-}
-
 static long move_step(struct fctr_run *run, const struct fctr_step *s)
 {
 	const char *from = STR(run, s->s1);
@@ -552,11 +488,13 @@ long child_mount_step(struct fctr_run *run, const struct fctr_step *s)
 	case FCTR_OP_TREE_ATTR: return tree_attr_step(run, s);
 	case FCTR_OP_PRIVATE: return sys5(SYS_mount, "", "/", NULL, MS_PRIVATE | MS_REC, NULL);
 	case FCTR_OP_BASE: return base_step();
+	case FCTR_OP_UNMOUNT: return sys2(SYS_umount2, STR(run, s->s1), MNT_DETACH);
 	case FCTR_OP_PLACE: return place_step(run, s);
 	case FCTR_OP_MKDIR: return sys3(SYS_mkdirat, AT_FDCWD, STR(run, s->s1), s->a);
 	case FCTR_OP_PIVOT: return pivot_step();
 	case FCTR_OP_FSMOUNT: return fsmount_step(run, s);
-	case FCTR_OP_OVERLAY: return overlay_step(run, s);
+	case FCTR_OP_OVERLAY: return child_overlay_step(run, s);
+	case FCTR_OP_EROFS: return child_erofs_step(run, s);
 	case FCTR_OP_ROOT: return root_step(run, s);
 	case FCTR_OP_MOVE: return move_step(run, s);
 	case FCTR_OP_MKDIRS:

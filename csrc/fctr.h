@@ -141,7 +141,8 @@ enum fctr_capset { FCTR_CAP_BOUNDING, FCTR_CAP_EFFECTIVE, FCTR_CAP_PERMITTED, FC
 struct fctr_spec {
 	int rootfs_kind;
 	const char *rootfs;			/* DIR */
-	const char *const *lower; size_t n_lower;	/* OVERLAY, topmost first */
+	const char *const *lower; size_t n_lower;	/* OVERLAY, topmost first; a directory, or "erofs:" and a file */
+	bool lower_fixed;			/* they never change: may be merged once for all containers */
 	const char *upper, *work;		/* OVERLAY kept at a path; NULL: thrown away */
 	const char *scratch;			/* thrown away, but on disk below this directory */
 	int64_t scratch_size;			/* tmpfs size in bytes, -1 the kernel's default */

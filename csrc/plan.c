@@ -199,6 +199,11 @@ static bool may_reuse_net(const struct fctr_spec *spec)
 		  spec->caps[FCTR_CAP_INHERITABLE]) & danger) && spec->seccomp_len > 0 && !may_write_net_sysctls(spec);
 }
 
+const char *fctr_layer_image(const char *lower)
+{
+	return strncmp(lower, "erofs:", 6) == 0 ? lower + 6 : NULL;
+}
+
 /* ---- where an instance came from ------------------------------------------------------- */
 
 static void add_source(struct fctr_plan *p, const char *path)
@@ -215,8 +220,12 @@ static void collect_sources(struct fctr_plan *p, const struct fctr_spec *spec)
 {
 	if (spec->rootfs_kind == FCTR_ROOT_DIR)
 		add_source(p, spec->rootfs);
-	for (size_t i = 0; i < spec->n_lower; i++)
-		add_source(p, spec->lower[i]);
+	/* of layers that never change the topmost tells whether the store still has them */
+	for (size_t i = 0; i < (spec->lower_fixed && spec->n_lower ? 1 : spec->n_lower); i++) {
+		const char *image = fctr_layer_image(spec->lower[i]);
+
+		add_source(p, image ? image : spec->lower[i]);
+	}
 	p->mount_sensitive = spec->rootfs_kind == FCTR_ROOT_DIR;
 	for (size_t i = 0; i < spec->n_mounts; i++) {
 		if (spec->mounts[i].kind != FCTR_MNT_BIND)

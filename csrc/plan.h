@@ -27,15 +27,17 @@ enum fctr_op {
 	FCTR_OP_FORK_VM,	/* the same without the stub: a second vfork; a: CLONE_NEWPID */
 	/* template: one tmpfs with everything a container of this plan will be made of */
 	FCTR_OP_OPEN_TREE,	/* slot <- clone of s1; a: AT_RECURSIVE or 0; flag OPTIONAL */
+	FCTR_OP_EROFS,		/* slot <- the EROFS image in the file s1, mounted read-only */
 	FCTR_OP_TREE_ATTR,	/* slot, a set, b clear, c propagation, slot2 userns; flag RECURSIVE */
 	FCTR_OP_PRIVATE,	/* the whole tree private */
 	FCTR_OP_BASE,		/* a tmpfs over "/", and into it */
+	FCTR_OP_UNMOUNT,	/* what is on top at s1, with all below it */
 	FCTR_OP_PLACE,		/* slot -> s1 (made as a file or a directory, whichever it is) */
 	FCTR_OP_MKDIR,		/* s1 in the working directory, a: mode */
 	FCTR_OP_PIVOT,		/* the working directory becomes "/", the old root goes */
 	/* instance and start: mounts; targets are resolved in the root, never by string alone */
 	FCTR_OP_FSMOUNT,	/* s1 type, s2 target, s3 options k\0v\0..\0, a: MOUNT_ATTR_*, c propagation */
-	FCTR_OP_OVERLAY,	/* s1 lowerdirs l\0l\0\0, s2 upper, s3 work, a: attrs, b: 1 userxattr; on /r */
+	FCTR_OP_OVERLAY,	/* s1 lowerdirs l\0l\0\0, s2 upper, s3 work, a: attrs, b: 1 userxattr, 2 volatile; on /r, or in slot */
 	FCTR_OP_ROOT,		/* the root is s1 from here on */
 	FCTR_OP_MOVE,		/* mount s1 of the template -> s2 in the root; flag NOCREATE */
 	FCTR_OP_MKDIRS,		/* s1 in the root, a: mode */

@@ -11,6 +11,7 @@
 struct fctr_tree {			/* a host tree for the template; source and place are copied in */
 	const char *source, *place;
 	bool recursive, optional;
+	bool root, image;		/* of the root; source is an EROFS image */
 	uint64_t set, clr, propagation;
 	bool attr_rec;
 	int idmap_slot;
@@ -24,6 +25,7 @@ struct fctr_build {
 	struct fctr_steps *list;	/* where fctr_build_path() adds */
 	const char *dev;		/* where /dev is put together: "/dev", or in the device layer */
 	bool dev_layer, shared_mask;
+	int16_t merged_slot;		/* the root's layers as one overlay, or -1 */
 };
 
 void fctr_build_tree(struct fctr_build *b, struct fctr_tree t);

@@ -9,10 +9,15 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
+#include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include "plan_build.h"
+
+#define LOWER_NAMES (16 * 512)
+#define MERGE_MIN 9	/* with fewer layers a look-up costs less than a second overlay does */
 
 /* Become the namespace's root, or whoever is first in it. One that is joined has maps we cannot
  * know: its root, then. */
@@ -26,54 +31,118 @@ static void root_ids(struct fctr_build *b, struct fctr_steps *list)
 
 /* ---- template -------------------------------------------------------------------------- */
 
+/* Clones of the host's trees, and file systems mounted from layers' images. */
+static void open_trees(struct fctr_build *b)
+{
+	struct fctr_plan *p = b->p;
+	struct fctr_step *s;
+
+	for (size_t i = 0; i < b->n_trees; i++) {
+		struct fctr_tree *tree = &b->trees[i];
+		int stage = tree->root ? FCTR_ST_ROOTFS : FCTR_ST_MOUNT;
+
+		s = fctr_step_add(&p->tmpl, tree->image ? FCTR_OP_EROFS : FCTR_OP_OPEN_TREE, stage);
+		s->slot = tree->slot;
+		s->s1 = fctr_blob_str(p, tree->source);
+		s->a = tree->recursive || !p->ctx->config.privileged ? AT_RECURSIVE : 0;
+		s->flags = tree->optional ? FCTR_STEP_OPTIONAL : 0;
+		s = fctr_step_add(&p->tmpl, FCTR_OP_TREE_ATTR, tree->idmap_slot >= 0 ? FCTR_ST_IDMAP : stage);
+		s->slot = tree->slot;
+		s->slot2 = (int16_t)tree->idmap_slot;
+		s->a = (int64_t)(tree->set | (tree->idmap_slot >= 0 ? MOUNT_ATTR_IDMAP : 0));
+		s->b = (int64_t)tree->clr;
+		s->c = tree->propagation ? tree->propagation : MS_PRIVATE;
+		s->flags = tree->attr_rec ? FCTR_STEP_RECURSIVE : 0;
+		s->s1 = fctr_blob_str(p, tree->source);
+	}
+}
+
+static void template_dirs(struct fctr_build *b, const char *names)
+{
+	fctr_step_add(&b->p->tmpl, FCTR_OP_PRIVATE, FCTR_ST_TEMPLATE);
+	fctr_step_add(&b->p->tmpl, FCTR_OP_BASE, FCTR_ST_TEMPLATE);
+	for (; *names; names += 2) {
+		struct fctr_step *s = fctr_step_add(&b->p->tmpl, FCTR_OP_MKDIR, FCTR_ST_TEMPLATE);
+
+		s->s1 = fctr_blob_str(b->p, names);
+		s->a = 0755;
+	}
+}
+
+static void place_trees(struct fctr_build *b, bool layers)
+{
+	for (size_t i = 0; i < b->n_trees; i++) {
+		struct fctr_step *s;
+
+		if (b->merged_slot >= 0 && b->trees[i].root != layers)
+			continue;
+		s = fctr_step_add(&b->p->tmpl, FCTR_OP_PLACE, FCTR_ST_TEMPLATE);
+		s->slot = b->trees[i].slot;
+		s->s1 = fctr_blob_str(b->p, b->trees[i].place);
+	}
+}
+
+static size_t lower_names(char *to, size_t room, const char *format, size_t count)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < count; i++)
+		n += (size_t)snprintf(to + n, room - n, format, i) + 1;
+	to[n++] = '\0';
+	return n;
+}
+
+/* Layers that never change are made one overlay in the template, where a name is looked up in all of
+ * them once a plan and not once a container. They lie on a tmpfs that then goes: the overlay has its
+ * own hold of them, and an instance no copies of their mounts. */
+static void merge_layers(struct fctr_build *b)
+{
+	struct fctr_plan *p = b->p;
+	char lowers[LOWER_NAMES];
+	struct fctr_step *s;
+	size_t n = lower_names(lowers, sizeof(lowers), "l/%zu", b->spec->n_lower);
+
+	template_dirs(b, "l\0r\0");
+	place_trees(b, true);
+	s = fctr_step_add(&p->tmpl, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
+	s->s1 = fctr_blob_add(p, lowers, n);
+	s->slot = b->merged_slot;
+	s->b = p->ctx->config.privileged ? 0 : 1;
+	fctr_step_add(&p->tmpl, FCTR_OP_UNMOUNT, FCTR_ST_TEMPLATE)->s1 = fctr_blob_str(p, "/");
+}
+
 static void template_steps(struct fctr_build *b)
 {
 	struct fctr_plan *p = b->p;
 	struct fctr_steps *t = &p->tmpl;
 	static const char ro[] = "ro\0\0mode\0" "0555\0nr_inodes\0" "2\0";
-	bool privileged = p->ctx->config.privileged;
+	bool privileged = p->ctx->config.privileged, merged = b->merged_slot >= 0;
 	struct fctr_step *s;
 
 	fctr_step_add(t, FCTR_OP_NSDIR, FCTR_ST_TEMPLATE)->slot = FCTR_SLOT_NSDIR;
 	fctr_step_add(t, FCTR_OP_UMASK, FCTR_ST_TEMPLATE);
 	/* Without privilege trees can be cloned only inside the user namespace, where mounts below
 	 * them are locked to them; with it they are cloned first, so that idmaps can be set. */
-	for (int pass = 0; pass < 2; pass++) {
-		if (pass == (privileged ? 0 : 1))
-			for (size_t i = 0; i < b->n_trees; i++) {
-				struct fctr_tree *tree = &b->trees[i];
-
-				s = fctr_step_add(t, FCTR_OP_OPEN_TREE, i == 0 ? FCTR_ST_ROOTFS : FCTR_ST_MOUNT);
-				s->slot = tree->slot;
-				s->s1 = fctr_blob_str(p, tree->source);
-				s->a = tree->recursive || !privileged ? AT_RECURSIVE : 0;
-				s->flags = tree->optional ? FCTR_STEP_OPTIONAL : 0;
-				s = fctr_step_add(t, FCTR_OP_TREE_ATTR, tree->idmap_slot >= 0 ? FCTR_ST_IDMAP : FCTR_ST_MOUNT);
-				s->slot = tree->slot;
-				s->slot2 = (int16_t)tree->idmap_slot;
-				s->a = (int64_t)(tree->set | (tree->idmap_slot >= 0 ? MOUNT_ATTR_IDMAP : 0));
-				s->b = (int64_t)tree->clr;
-				s->c = tree->propagation ? tree->propagation : MS_PRIVATE;
-				s->flags = tree->attr_rec ? FCTR_STEP_RECURSIVE : 0;
-				s->s1 = fctr_blob_str(p, tree->source);
-			}
-		if (pass == 0) {
-			if (p->has_userns) {
-				s = fctr_step_add(t, FCTR_OP_SETNS, FCTR_ST_USERNS);
-				s->slot = FCTR_SLOT_USER;
-				s->a = CLONE_NEWUSER;
-				root_ids(b, t);
-			}
-			fctr_step_add(t, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
-		}
+	if (privileged)
+		open_trees(b);
+	if (privileged && merged) {	/* nor could trusted.overlay.* be read from inside */
+		fctr_step_add(t, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
+		merge_layers(b);
 	}
-	fctr_step_add(t, FCTR_OP_PRIVATE, FCTR_ST_TEMPLATE);
-	fctr_step_add(t, FCTR_OP_BASE, FCTR_ST_TEMPLATE);
-	for (const char *dir = "l\0m\0s\0r\0"; *dir; dir += 2) {
-		s = fctr_step_add(t, FCTR_OP_MKDIR, FCTR_ST_TEMPLATE);
-		s->s1 = fctr_blob_str(p, dir);
-		s->a = 0755;
+	if (p->has_userns) {
+		s = fctr_step_add(t, FCTR_OP_SETNS, FCTR_ST_USERNS);
+		s->slot = FCTR_SLOT_USER;
+		s->a = CLONE_NEWUSER;
+		root_ids(b, t);
 	}
+	if (p->has_userns || !privileged || !merged)
+		fctr_step_add(t, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
+	if (!privileged) {
+		open_trees(b);
+		if (merged)
+			merge_layers(b);
+	}
+	template_dirs(b, "l\0m\0s\0r\0");
 	if (b->dev_layer)
 		fctr_build_dev_layer(b);
 	if (b->shared_mask) {
@@ -86,10 +155,11 @@ static void template_steps(struct fctr_build *b)
 		s->s3 = fctr_blob_add(p, ro, sizeof(ro));
 		s->a = MOUNT_ATTR_RDONLY | NOSUID_NODEV_NOEXEC;
 	}
-	for (size_t i = 0; i < b->n_trees; i++) {
+	place_trees(b, false);
+	if (merged) {
 		s = fctr_step_add(t, FCTR_OP_PLACE, FCTR_ST_TEMPLATE);
-		s->slot = b->trees[i].slot;
-		s->s1 = fctr_blob_str(p, b->trees[i].place);
+		s->slot = b->merged_slot;
+		s->s1 = fctr_blob_str(p, "l/0");
 	}
 	fctr_step_add(t, FCTR_OP_PIVOT, FCTR_ST_TEMPLATE);
 	s = fctr_step_add(t, FCTR_OP_NSFD, FCTR_ST_TEMPLATE);
@@ -119,12 +189,37 @@ static int idmap_slot(struct fctr_build *b, int fd, struct fctr_error *err)
 	return p->userns_maps + (int)p->n_idmap_fds - 1;
 }
 
-static int root_trees(struct fctr_build *b)
+/* Overlay takes two levels of itself: layers that lie on one already are left unmerged. */
+static bool on_overlay(const char *path)
+{
+	struct statfs fs;
+
+	return statfs(path, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC;
+}
+
+static int decide_merge(struct fctr_build *b, bool shifted, struct fctr_error *err)
+{
+	const struct fctr_spec *spec = b->spec;
+	const char *image = fctr_layer_image(spec->n_lower ? spec->lower[0] : "");
+
+	if (!spec->lower_fixed || spec->n_lower < 2 || (!shifted && spec->n_lower < MERGE_MIN))
+		return 0;
+	if (!on_overlay(image ? image : spec->lower[0])) {
+		b->merged_slot = (int16_t)b->p->n_slots++;
+		return 0;
+	}
+	if (shifted)
+		return fctr_fail(err, FCTR_ST_OVERLAY, EINVAL, "layers on an overlay file system cannot be shown to a user "
+				 "namespace: %.120s", spec->lower[0]);
+	return 0;
+}
+
+static int root_trees(struct fctr_build *b, struct fctr_error *err)
 {
 	const struct fctr_spec *spec = b->spec;
 	/* the root's files belong to the container's ids; only privilege can arrange that */
 	bool idmap = b->p->has_userns && b->p->ctx->config.privileged;
-	struct fctr_tree t = { .idmap_slot = idmap ? FCTR_SLOT_USER : -1 };
+	struct fctr_tree t = { .idmap_slot = idmap ? FCTR_SLOT_USER : -1, .root = true };
 
 	if (spec->rootfs_kind == FCTR_ROOT_DIR) {
 		t.source = spec->rootfs;
@@ -134,14 +229,16 @@ static int root_trees(struct fctr_build *b)
 		return 0;
 	}
 	for (size_t i = 0; i < spec->n_lower; i++) {
+		const char *image = fctr_layer_image(spec->lower[i]);
 		char place[32];
 
 		snprintf(place, sizeof(place), "l/%zu", i);
-		t.source = spec->lower[i];
+		t.source = image ? image : spec->lower[i];
+		t.image = image != NULL;
 		t.place = place;
 		fctr_build_tree(b, t);
 	}
-	return 0;
+	return decide_merge(b, idmap, err);
 }
 
 /* ---- instance -------------------------------------------------------------------------- */
@@ -150,8 +247,8 @@ static void overlay_root(struct fctr_build *b)
 {
 	struct fctr_plan *p = b->p;
 	const struct fctr_spec *spec = b->spec;
-	char options[128], lowers[16 * 512];
-	size_t n = 0;
+	char options[128], lowers[LOWER_NAMES];
+	size_t n = 0, n_lower = b->merged_slot >= 0 ? 1 : spec->n_lower;
 	struct fctr_step *s;
 
 	if (spec->n_lower == 0) {	/* nothing below: an empty root, filled by mounts */
@@ -165,9 +262,7 @@ static void overlay_root(struct fctr_build *b)
 		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
 		base = base ? base + 1 : spec->upper;
 		snprintf(options, sizeof(options), "%.100s.work", base);
-		for (size_t i = 0; i < spec->n_lower; i++)
-			n += (size_t)snprintf(lowers + n, sizeof(lowers) - n, "/l/%zu", i) + 1;
-		lowers[n++] = '\0';
+		n = lower_names(lowers, sizeof(lowers), "/l/%zu", n_lower);
 		s = fctr_step_add(&p->inst, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
 		s->s1 = fctr_blob_add(p, lowers, n);
 		s->s2 = fctr_blob_str(p, base);
@@ -189,9 +284,7 @@ static void overlay_root(struct fctr_build *b)
 	n = 0;
 	if (b->dev_layer)
 		n = (size_t)snprintf(lowers, sizeof(lowers), "/d") + 1;
-	for (size_t i = 0; i < spec->n_lower; i++)
-		n += (size_t)snprintf(lowers + n, sizeof(lowers) - n, "/l/%zu", i) + 1;
-	lowers[n++] = '\0';
+	n += lower_names(lowers + n, sizeof(lowers) - n, "/l/%zu", n_lower);
 	s = fctr_step_add(&p->inst, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
 	s->s1 = fctr_blob_add(p, lowers, n);
 	s->s2 = fctr_blob_str(p, "u");
@@ -399,7 +492,7 @@ static void leave_instance(struct fctr_build *b)
 
 int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
 {
-	struct fctr_build b = { .p = p, .spec = spec, .list = &p->inst };
+	struct fctr_build b = { .p = p, .spec = spec, .list = &p->inst, .merged_slot = -1 };
 	bool admin = (spec->caps[FCTR_CAP_BOUNDING] | spec->caps[FCTR_CAP_PERMITTED]) & 1ULL << 21;
 	struct fctr_step *s;
 	int r = -1;
@@ -409,7 +502,8 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 		      !spec->rootfs_readonly && !spec->upper;
 	/* CAP_SYS_ADMIN could make an empty read-only tmpfs writable: then it is not shared */
 	b.shared_mask = !p->has_userns && !admin;
-	root_trees(&b);
+	if (root_trees(&b, err) < 0)
+		goto out;
 	if (spec->rootfs_kind == FCTR_ROOT_OVERLAY && (spec->upper || p->disk_scratch)) {
 		char *parent = strdup(spec->upper ? spec->upper : spec->scratch), *cut = strrchr(parent, '/');
 

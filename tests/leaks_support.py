@@ -64,7 +64,8 @@ def processes(tag: str) -> dict[int, str]:
         comm, _, rest = stat.partition("(")[2].rpartition(")")
         state, parent = rest.split()[:2]
         parents[int(name)] = int(parent)
-        text[int(name)] = f"{comm} state={state} parent={parent}"
+        alive = "S" if state in "RDI" else state  # a server of the tests runs or sleeps as it likes
+        text[int(name)] = f"{comm} state={alive} parent={parent}"
     me = os.getpid()
     found = {}
     for pid in parents:

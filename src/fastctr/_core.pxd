@@ -72,6 +72,7 @@ cdef extern from "fctr.h" nogil:
         const char *rootfs
         const char **lower
         size_t n_lower
+        bint lower_fixed
         const char *upper
         const char *work
         const char *scratch

@@ -130,6 +130,7 @@ cdef int fill_spec(Memory mem, dict given, dict ns_fds, dict idmap_fds, fctr_spe
     to.rootfs = mem.text(given["rootfs"])
     to.lower = mem.texts(given["lower"])
     to.n_lower = len(given["lower"])
+    to.lower_fixed = given["lower_fixed"]
     to.upper = mem.text(given["upper"])
     to.work = mem.text(given["work"])
     to.scratch = mem.text(given["scratch"])

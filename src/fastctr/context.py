@@ -165,11 +165,16 @@ def _after_fork() -> None:
 
 def close() -> None:
     """Tear everything down and wait for it: prepared containers, groups, the background thread."""
+    import sys
+
     global _current
     with _lock:
         context, _current = _current, None
     if context is not None:
         _core_close(context)
+    store = sys.modules.get(f"{__package__}.image.store")
+    if store is not None:
+        store.release_all()
 
 
 def _core_close(context: _core.Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import hostroot, mounts, process
+from . import hostroot, mounts, process, roots
 from .devices import DEFAULT_RULES
 from .namespaces import HOST, KINDS, NEW
 
@@ -91,6 +91,7 @@ def _root(spec: Spec) -> dict[str, Any]:
         "rootfs_kind": ROOT_NONE,
         "rootfs": None,
         "lower": [],
+        "lower_fixed": False,
         "upper": None,
         "work": None,
         "scratch": None,
@@ -103,10 +104,12 @@ def _root(spec: Spec) -> dict[str, Any]:
     lower = ["/"] if spec.rootfs == "host" else list(spec.rootfs)
     if spec.rootfs == "host" and os.geteuid() != 0:
         lower = []  # an empty tmpfs, filled with binds: see hostroot.py
-    if len(lower) == 1 and spec.rootfs != "host" and (spec.read_only or spec.writable == "direct"):
+    one = len(lower) == 1 and spec.rootfs != "host" and not lower[0].startswith(roots.EROFS)
+    if one and (spec.read_only or spec.writable == "direct"):
         native.update(rootfs_kind=ROOT_DIR, rootfs=lower[0], rootfs_readonly=spec.read_only)
         return native
     native.update(rootfs_kind=ROOT_OVERLAY, lower=lower, rootfs_readonly=spec.read_only)
+    native["lower_fixed"] = spec.rootfs != "host" and bool(lower) and roots.fixed(spec.rootfs)
     if spec.upper is not None:
         native.update(upper=spec.upper, work=spec.upper + ".work")
     elif spec.writable == "disk":
@@ -278,12 +281,12 @@ def base_environment(spec: Spec) -> dict[str, str]:
     base: dict[str, str] = {}
     if not spec.clean_env:
         name, uid, _ = spec.user
-        roots = ("/",) if spec.rootfs == "host" else spec.rootfs
+        places = ("/",) if spec.rootfs == "host" else [roots.readable(root) for root in spec.rootfs]
         base["PATH"] = process.DEFAULT_PATH
         host = hostname(spec)
         if host is not None:
             base["HOSTNAME"] = host
         if "HOME" not in spec.env:
-            base["HOME"] = process.home(roots, name, uid)
+            base["HOME"] = process.home(places, name, uid)
     base.update(spec.env)
     return base

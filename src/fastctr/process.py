@@ -313,7 +313,7 @@ def hostname(field: str, value: object) -> str:
     return name
 
 
-def home(roots: tuple[str, ...], name: str | None, uid: int) -> str:
+def home(roots: tuple[str, ...] | list[str], name: str | None, uid: int) -> str:
     """The home directory that the root's /etc/passwd has for a user; "/root" for root, else "/"."""
     if name is None and uid == 0:
         return "/root"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from . import roots
 from .errors import SpecError
 from .limits import Limits
 from .namespaces import HOST, NEW, mapped
@@ -160,33 +161,7 @@ def _root(values: dict[str, Any]) -> tuple[Any, ...]:
         values["scratch_dir"] = "/var/tmp"
     if rootfs == "host":
         return ()
-    real = [os.path.realpath(path) for path in rootfs]
-    for number, path in enumerate(real):
-        for other in real[:number]:
-            if _within(path, other) or _within(other, path):
-                raise SpecError(
-                    f"rootfs[{number}]",
-                    rootfs[number],
-                    "is the same as, or within, another layer",
-                    "give layers that are apart",
-                )
-    for name in ("upper", "scratch_dir"):
-        if name in values:
-            place = os.path.realpath(values[name])
-            for path in real:
-                if _within(place, path) or (name == "upper" and _within(path, place)):
-                    raise SpecError(
-                        name,
-                        values[name],
-                        f"lies within rootfs ({path}) or around it",
-                        "give a place apart from it",
-                    )
-    found = [os.stat(path) for path in real]
-    return tuple((info.st_dev, info.st_ino) for info in found)
-
-
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+    return roots.check(rootfs, values)
 
 
 def _targets(values: dict[str, Any]) -> None:

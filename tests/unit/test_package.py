@@ -163,9 +163,9 @@ def test_core_knows_no_python():
 
 @pytest.mark.skipif(shutil.which("cc") is None or shutil.which("nm") is None, reason="needs cc and nm: install gcc")
 def test_child_needs_nothing_of_libc(tmp_path):
-    """Between vfork and exec there is only what child.c and child_mounts.c bring themselves."""
+    """Between vfork and exec there is only what the files of the child bring themselves."""
     defined, needed = set(), set()
-    for name in ("child", "child_mounts"):
+    for name in ("child", "child_mounts", "child_layers"):
         made = tmp_path / f"{name}.o"
         run("cc", "-std=gnu11", "-O2", "-fno-stack-protector", "-iquote", str(CORE), "-c", str(CORE / f"{name}.c"),
             "-o", str(made))

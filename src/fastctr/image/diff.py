@@ -1,0 +1,229 @@
+"""What a container has changed, as `docker diff` lists it: (kind, path) with A added, C changed, D deleted.
+
+Paths are absolute and sorted. A directory is C when its own metadata is another, or when something was
+added to or deleted from it; a file that was copied up is C, also where its content is the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ..errors import ImageError
+from .layers import Layers, is_opaque, is_whiteout
+from .rootfd import BENEATH, NO_SYMLINKS, NO_XDEV, as_root, get_xattr, link_path, open_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    Root = int | str | os.PathLike[str]
+
+__all__ = ["SYSTEM", "changes", "compare"]
+
+SYSTEM = ("/dev", "/proc", "/sys")
+"""Where the container's own file systems are mounted: what is there is no change of the image."""
+
+_WALK = BENEATH | NO_SYMLINKS
+_OVERLAY = 0x794C7630
+
+
+def _exact(paths: Iterable[str]) -> set[str]:
+    return {str(path).strip("/") for path in paths}
+
+
+def _same_directory(a: os.stat_result, b: os.stat_result) -> bool:
+    return a.st_mode == b.st_mode and a.st_uid == b.st_uid and a.st_gid == b.st_gid and a.st_mtime_ns == b.st_mtime_ns
+
+
+class _Found:
+    """The list being made; parents of what was added or deleted are in it once."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, str] = {}
+
+    def add(self, kind: str, path: str) -> None:
+        self.kinds.setdefault(path, kind)
+        parent = path.rpartition("/")[0]
+        if kind != "C" and parent:
+            self.kinds.setdefault(parent, "C")
+
+    def result(self) -> list[tuple[str, str]]:
+        return [(kind, "/" + path) for path, kind in sorted(self.kinds.items(), key=lambda i: os.fsencode(i[0]))]
+
+
+def _scan(root: int, path: str, resolve: int) -> tuple[int, list[tuple[str, os.stat_result]]] | None:
+    """(descriptor, entries) of a directory, or None if there is none any more or it is another mount."""
+    try:
+        fd = open_at(root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+            return None
+        raise ImageError("/" + path, f"cannot be read: {error.strerror}") from None
+    entries = []
+    try:
+        with os.scandir(fd) as found:
+            for each in found:
+                try:
+                    entries.append((each.name, each.stat(follow_symlinks=False)))
+                except FileNotFoundError:
+                    continue
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, entries
+
+
+def changes(lower_roots: Sequence[Root], upper: Root, *, exclude: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """The changes an overlay's upper directory makes to the layers below it (topmost first).
+
+    exclude: absolute paths that are left out with everything below, as mount points.
+    """
+    lower, found, left_out = Layers(lower_roots), _Found(), _exact(exclude)
+    with as_root(upper) as root:
+        todo = [""]
+        while todo:
+            path = todo.pop()
+            scanned = _scan(root, path, _WALK)
+            if scanned is None:
+                continue
+            fd, entries = scanned
+            try:
+                hides = bool(path) and is_opaque(fd)
+            finally:
+                os.close(fd)
+            prefix = path + "/" if path else ""
+            here = {name for name, info in entries if not is_whiteout(info)}
+            if hides:
+                for name in lower.names(path):
+                    if name not in here and prefix + name not in left_out:
+                        found.add("D", prefix + name)
+            for name, info in entries:
+                full = prefix + name
+                if full in left_out:
+                    continue
+                before = lower.stat(full)
+                if is_whiteout(info):
+                    if before is not None and not hides:
+                        found.add("D", full)
+                    continue
+                is_directory = stat.S_ISDIR(info.st_mode)
+                if before is None:
+                    found.add("A", full)
+                elif not (is_directory and stat.S_ISDIR(before.st_mode) and _same_directory(info, before)):
+                    found.add("C", full)
+                if is_directory:
+                    todo.append(full)
+    return found.result()
+
+
+def _is_overlay(fd: int) -> bool:
+    """Whether it lies on an overlay, by fstatfs(2)."""
+    import ctypes
+
+    room = (ctypes.c_long * 64)()  # struct statfs, which begins with f_type
+    return ctypes.CDLL(None).fstatfs(fd, room) == 0 and room[0] == _OVERLAY
+
+
+def _shift(ranges: Sequence[tuple[int, int, int]], value: int) -> int:
+    for inside, outside, count in ranges:
+        if inside <= value < inside + count:
+            return outside + value - inside
+    return value
+
+
+class _Comparison:
+    def __init__(
+        self, root: int, lower: Layers, uid_map: Sequence[tuple[int, int, int]], gid_map: Sequence[tuple[int, int, int]]
+    ) -> None:
+        self.root = root
+        self.lower = lower
+        self.uid_map = uid_map
+        self.gid_map = gid_map
+        self.overlay = _is_overlay(root)
+
+    def same_metadata(self, now: os.stat_result, before: os.stat_result) -> bool:
+        if now.st_mode != before.st_mode or now.st_mtime_ns != before.st_mtime_ns:
+            return False
+        owner = (now.st_uid, now.st_gid)
+        return owner in (
+            (before.st_uid, before.st_gid),
+            (_shift(self.uid_map, before.st_uid), _shift(self.gid_map, before.st_gid)),
+        )
+
+    def same(self, fd: int, name: str, path: str, now: os.stat_result, before: os.stat_result) -> bool:
+        """Whether an entry is still the lower one. Through an overlay that one's inode is seen, so its
+        change time, which nobody can set, tells; elsewhere the whole metadata is compared."""
+        if now.st_ctime_ns == before.st_ctime_ns and now.st_mode == before.st_mode:
+            return True
+        if stat.S_ISDIR(now.st_mode):
+            return self.same_metadata(now, before)
+        if self.overlay or not self.same_metadata(now, before):
+            return False
+        if now.st_size != before.st_size or now.st_rdev != before.st_rdev:
+            return False
+        there = self.lower.place(path)
+        mine = link_path(fd, name)
+        if there is None:
+            return False
+        if stat.S_ISLNK(now.st_mode):
+            return os.readlink(mine) == os.readlink(there)
+        return get_xattr(mine, "security.capability") == get_xattr(there, "security.capability")
+
+    def is_mount(self, fd: int, name: str) -> bool:
+        try:
+            os.close(open_at(fd, name, os.O_PATH | os.O_NOFOLLOW, BENEATH | NO_XDEV))
+        except OSError as error:
+            return error.errno == errno.EXDEV
+        return False
+
+
+def compare(
+    merged: Root,
+    lower_roots: Sequence[Root],
+    *,
+    exclude: Iterable[str] = SYSTEM,
+    uid_map: Sequence[tuple[int, int, int]] = (),
+    gid_map: Sequence[tuple[int, int, int]] = (),
+) -> list[tuple[str, str]]:
+    """The changes seen in a root of which the upper directory is out of sight, as that of /proc/<pid>/root.
+
+    merged       the root as the container sees it; other mounts in it are passed over
+    lower_roots  the layers below it, topmost first
+    exclude      absolute paths left out with everything below
+    uid_map, gid_map  (inside, outside, count) of the container's user namespace
+    """
+    found, left_out = _Found(), _exact(exclude)
+    with as_root(merged) as root:
+        lower = Layers(lower_roots)
+        look = _Comparison(root, lower, uid_map, gid_map)
+        todo = [("", True)]
+        while todo:
+            path, is_old = todo.pop()
+            scanned = _scan(root, path, _WALK | NO_XDEV)
+            if scanned is None:
+                continue
+            fd, entries = scanned
+            try:
+                prefix = path + "/" if path else ""
+                before = lower.names(path) if is_old else {}
+                for name, info in entries:
+                    full = prefix + name
+                    old = before.pop(name, None)
+                    if full in left_out:
+                        continue
+                    is_directory = stat.S_ISDIR(info.st_mode)
+                    if old is None:
+                        if not look.is_mount(fd, name):
+                            found.add("A", full)
+                    elif not look.same(fd, name, full, info, old) and not look.is_mount(fd, name):
+                        found.add("C", full)
+                    if is_directory:
+                        todo.append((full, old is not None and stat.S_ISDIR(old.st_mode)))
+                for name in before:
+                    if prefix + name not in left_out:
+                        found.add("D", prefix + name)
+            finally:
+                os.close(fd)
+    return found.result()
