@@ -1,4 +1,4 @@
-# The declarations of csrc/fctr.h and csrc/seccomp.h: only _core knows them.
+# The declarations of csrc/fctr.h, seccomp.h and untar.h: only _core knows them.
 from libc.stdint cimport int16_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 cdef extern from "fctr.h" nogil:
@@ -222,3 +222,32 @@ cdef extern from "seccomp.h" nogil:
         const fctr_seccomp_rule *rules
         size_t n_rules
     int fctr_seccomp_compile(const fctr_seccomp_profile *p, void **prog, size_t *count, fctr_error *err)
+
+cdef extern from "untar.h" nogil:
+    struct fctr_untar:
+        pass
+    struct fctr_untar_config:
+        int dirfd, mode, devices
+        bint userxattr, selinux, need_end, one_owner
+        uint32_t owner_uid, owner_gid
+        const fctr_idrange *uid_map
+        size_t n_uid_map
+        const fctr_idrange *gid_map
+        size_t n_gid_map
+        uint64_t max_entries, max_size
+    struct fctr_untar_error:
+        int fault, err
+        char entry[512]
+        char why[256]
+    struct fctr_untar_stats:
+        uint64_t entries, size, whiteouts, skipped_devices, skipped_xattrs
+        bint root_opaque, root_seen
+    int fctr_untar_open(const fctr_untar_config *config, fctr_untar **out, fctr_untar_error *err)
+    void fctr_untar_own_thread(fctr_untar *u)
+    int fctr_untar_feed(fctr_untar *u, const void *buf, size_t len, fctr_untar_error *err)
+    int fctr_untar_finish(fctr_untar *u, fctr_untar_error *err)
+    void fctr_untar_get_stats "fctr_untar_stats"(const fctr_untar *u, fctr_untar_stats *out)
+    const char *fctr_untar_implied(fctr_untar *u)
+    const char *fctr_untar_missing(fctr_untar *u, const char **target)
+    void fctr_untar_close(fctr_untar *u)
+    int fctr_remove_tree(int at, const char *name)

@@ -84,3 +84,32 @@ class Running:
 class Io:
     def __init__(self, in_fd: int, out_fd: int, err_fd: int, input: bytes | None) -> None: ...  # noqa: A002
     def output(self) -> tuple[bytes, bytes]: ...
+
+class UntarFault(Exception): ...
+
+UNTAR_MODES: tuple[str, ...]
+UNTAR_DEVICES: tuple[str, ...]
+UNTAR_FAULTS: tuple[str, ...]
+
+@final
+class Untar:
+    def __init__(
+        self,
+        dirfd: int,
+        mode: str,
+        devices: str,
+        userxattr: bool,
+        selinux: bool,
+        need_end: bool,
+        owner: tuple[int, int] | None,
+        uid_map: Any,
+        gid_map: Any,
+        max_entries: int,
+        max_size: int,
+    ) -> None: ...
+    def own_thread(self) -> None: ...
+    def feed(self, data: Any) -> None: ...
+    def finish(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+def remove_tree(dirfd: int, name: str | bytes) -> None: ...

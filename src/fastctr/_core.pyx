@@ -5,12 +5,13 @@ out as exceptions of fastctr.errors. The GIL is released for every start and eve
 """
 # cython: language_level=3, boundscheck=False, wraparound=False
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR
+from libc.errno cimport EINTR, errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from os import fsencode as os_fsencode
 
 include "_native.pxi"
+include "_untar.pxi"
 
 UNSET = -(2**63)
 USAGE_FIELDS = (

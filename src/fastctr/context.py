@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from . import _core
+from . import _core, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def runtime_dir() -> str:
     given = os.environ.get("FASTCTR_RUNTIME_DIR")
     if given:
         path = given
-    elif os.geteuid() == 0:
+    elif os.geteuid() == 0 and os.access("/run", os.W_OK):
         path = "/run/fastctr"
     else:
         base = os.environ.get("XDG_RUNTIME_DIR")
@@ -67,7 +67,9 @@ def _stub() -> int:
 
 
 def privileged() -> bool:
-    """Whether this process may mount in its own user namespace (CAP_SYS_ADMIN, capabilities(7))."""
+    """Whether this process is root of the machine and may mount (CAP_SYS_ADMIN, capabilities(7))."""
+    if os.geteuid() == 0 and not rights.machine_root():
+        return False
     with open("/proc/self/status") as file:
         for line in file:
             if line.startswith("CapEff:"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import hostroot, mounts, process, roots
+from . import hostroot, mounts, process, rights, roots
 from .devices import DEFAULT_RULES
 from .namespaces import HOST, KINDS, NEW
 
@@ -102,7 +102,7 @@ def _root(spec: Spec) -> dict[str, Any]:
     if spec.mnt != NEW:
         return native
     lower = ["/"] if spec.rootfs == "host" else list(spec.rootfs)
-    if spec.rootfs == "host" and os.geteuid() != 0:
+    if spec.rootfs == "host" and not rights.machine_root():
         lower = []  # an empty tmpfs, filled with binds: see hostroot.py
     one = len(lower) == 1 and spec.rootfs != "host" and not lower[0].startswith(roots.EROFS)
     if one and (spec.read_only or spec.writable == "direct"):
@@ -213,7 +213,7 @@ def _expanded(mount: mounts.Mount) -> list[dict[str, Any]]:
 def _host_binds(spec: Spec) -> list[mounts.Mount]:
     """What of this machine's root has to be bound, beside or in place of the overlay."""
     found: list[mounts.Mount] = []
-    if os.geteuid() != 0:
+    if not rights.machine_root():
         for path, text in hostroot.top_entries():
             found.append(
                 mounts.Symlink(path, text) if text is not None else mounts.Bind(path, path, read_only=True)
@@ -239,7 +239,7 @@ def _host_binds(spec: Spec) -> list[mounts.Mount]:
 def _devrules(spec: Spec) -> list[tuple[bool, str, int, int, int]]:
     if not spec.cgroup or not spec.device_policy:
         return []
-    if os.geteuid() != 0 and not spec.device_cgroup_rules:
+    if not rights.machine_root() and not spec.device_cgroup_rules:
         return []  # an unprivileged user cannot make nodes, nor load the rules' program
     given = [(True, device[1], device[2], device[3], bits) for device, bits, _ in spec.devices]
     return [*DEFAULT_RULES, *given, *spec.device_cgroup_rules]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from . import units
+from . import rights, units
 from .errors import SpecError
 
 TYPE_CHECKING = False
@@ -92,7 +92,7 @@ def check(rootfs: tuple[str, ...], values: dict[str, Any]) -> tuple[Any, ...]:
     change, the topmost's does.
     """
     images = [number for number, path in enumerate(rootfs) if path.startswith(EROFS)]
-    if images and os.geteuid() != 0:
+    if images and not rights.machine_root():
         raise SpecError(
             "rootfs" if len(rootfs) == 1 else f"rootfs[{images[0]}]",
             rootfs[images[0]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from . import roots
+from . import rights, roots
 from .errors import SpecError
 from .limits import Limits
 from .namespaces import HOST, NEW, mapped
@@ -54,16 +54,16 @@ def agree(values: dict[str, Any], limits: Limits) -> tuple[Any, ...]:
 
 def _userns(values: dict[str, Any]) -> None:
     """Imply a user namespace for unprivileged users and for maps, and complete its maps."""
-    euid = os.geteuid()
+    euid, root = os.geteuid(), rights.machine_root()
     given = values.get("userns")
     maps = values.get("uid_map"), values.get("gid_map")
-    if given is None and (euid != 0 or any(maps)):
+    if given is None and (not root or any(maps)):
         given = values["userns"] = NEW
     if given in (None, HOST):
         for name, value in zip(("uid_map", "gid_map"), maps):
             if value:
                 raise SpecError(name, list(value), "needs a user namespace", 'leave userns="host" away')
-        if euid != 0 and given == HOST:
+        if not root and given == HOST:
             raise SpecError(
                 "userns",
                 "host",
@@ -79,15 +79,18 @@ def _userns(values: dict[str, Any]) -> None:
                 )
         return
     uid_map, gid_map = maps
-    if not uid_map and not gid_map and euid == 0:
+    if not uid_map and not gid_map and root:
         raise SpecError(
             "userns", True, "needs a map as root", "add uid_map=[(0, 100000, 65536)], and gid_map alike"
         )
     if uid_map and not gid_map:
-        if euid == 0:
+        if root:
             values["gid_map"] = uid_map
-    elif gid_map and not uid_map and euid == 0:
+    elif gid_map and not uid_map and root:
         values["uid_map"] = gid_map
+    if euid == 0 and not root:  # of a user namespace: what it has, it passes on
+        values.setdefault("uid_map", rights.own_ids("uid"))
+        values.setdefault("gid_map", rights.own_ids("gid"))
     values.setdefault("uid_map", ((0, euid, 1),))
     values.setdefault("gid_map", ((0, os.getegid(), 1),))
 

@@ -82,14 +82,16 @@ def check(store: Store, repair: bool = False) -> list[Finding]:
 def _all(store: Store) -> Iterator[Finding]:
     yield from _layout(store)
     yield from _blobs(store)
+    yield from _containers(store)
     try:
         entries = store.refs.entries()
+        if not store.refs.stamp()[0] and any(gc.blobs(store)):
+            raise ImageError(store.refs.path, "is missing")
     except FastctrError as error:
-        yield Finding("layout", store.refs.path, str(error), lambda: _rewrite_index(store))
-        entries = []
-    yield from _references(store, entries)
-    yield from _layers(store)
-    yield from _containers(store)
+        yield Finding("layout", store.refs.path, str(error), partial(_rewrite_index, store))
+    else:
+        yield from _references(store, entries)
+        yield from _layers(store)
     yield from _leftovers(store)
 
 
@@ -108,9 +110,20 @@ def _layout(store: Store) -> Iterator[Finding]:
 
 
 def _rewrite_index(store: Store) -> bool:
-    """An index that cannot be read names nothing any more; the images are pulled again."""
-    os.replace(store.refs.path, f"{store.refs.path}.broken")
-    store.refs.change(lambda entries: entries)
+    """The names are lost; the images are not: each becomes a dangling one."""
+    found: dict[str, Descriptor] = {}
+    below: set[str] = set()
+    for digest, path, size in gc.blobs(store):
+        value = gc.read_json(path) if digest and size <= oci.DOCUMENT_MAX else None
+        if not value or value.get("schemaVersion") != 2:
+            continue
+        kind = oci.document_type(value)
+        if kind in oci.INDEX_TYPES + oci.MANIFEST_TYPES:
+            found[digest] = Descriptor(kind, digest, size)
+            below |= gc.closure(store, digest).blobs - {digest}
+    if os.path.exists(store.refs.path):
+        os.replace(store.refs.path, f"{store.refs.path}.broken")
+    store.refs.change(lambda _: [(None, each) for digest, each in found.items() if digest not in below])
     return True
 
 
@@ -288,9 +301,9 @@ def _leftovers(store: Store) -> Iterator[Finding]:
 
         yield Finding("leftover", f"{store.root}/leases", f"{dead} leases of dead processes", sweep)
     for name in listdir(store.root):
-        if name.startswith("oci-layout."):
+        if name.startswith("oci-layout.") or name == "index.json.broken":
             path = f"{store.root}/{name}"
-            yield Finding("leftover", path, "left by a process that died", partial(_unlink, path))
+            yield Finding("leftover", path, "left behind", partial(_unlink, path))
 
 
 def verify(store: Store, digest: str) -> None:

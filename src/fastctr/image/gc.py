@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from ..errors import ImageError
+from ..errors import ImageError, StoreError
 from . import digest as digests
 from .ingest import store_error
 from .leases import listdir, living
@@ -230,6 +230,8 @@ def collect(store: Store, older_than: float = 86400.0) -> Report:
     doomed: list[str] = []
     try:
         with FileLock(f"{store.root}/lock"):
+            if not store.refs.stamp()[0] and any(blobs(store)):  # or everything would go
+                raise StoreError(store.refs.path, "is missing", "fastctr system fsck --repair makes it anew")
             marks, _ = mark(store, sweep=True)
             for digest, path, size in list(blobs(store)):
                 if digest in marks.blobs:
@@ -243,6 +245,7 @@ def collect(store: Store, older_than: float = 86400.0) -> Report:
                 report.bytes += layer_size(path)
                 doomed.append(set_aside(store, path))
                 report.layers.append((snapshotter, chain))
+            drop_half_written_index(store)
             for path, size in list(leftovers(store, older_than)):
                 if path in doomed:
                     continue
@@ -265,6 +268,17 @@ def set_aside(store: Store, path: str) -> str:
     gone = f"{store.root}/tmp/gone-{os.getpid()}-{os.urandom(6).hex()}"
     os.rename(path, gone)
     return gone
+
+
+def drop_half_written_index(store: Store) -> None:
+    """What a process left that died while it wrote the index."""
+    path = f"{store.refs.path}.new"
+    if os.path.exists(path):
+        with FileLock(f"{store.root}/index.lock"):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
 
 
 def closure(store: Store, digest: str) -> Marks:

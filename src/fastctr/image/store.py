@@ -7,6 +7,7 @@ Everything gets its name only when it is whole and verified, under a lock that g
 
 from __future__ import annotations
 
+import _thread
 import os
 
 from ..errors import DigestMismatch, ImageNotFound, StoreError
@@ -48,6 +49,15 @@ def default_root() -> str:
 
 
 _stores: dict[str, Store] = {}
+_guard = _thread.allocate_lock()
+
+
+def _after_fork() -> None:
+    global _guard
+    _guard = _thread.allocate_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def get(root: str | None = None) -> Store:
@@ -57,6 +67,12 @@ def get(root: str | None = None) -> Store:
     if found is None:
         found = _stores.setdefault(path, Store(path))
     return found
+
+
+def release_all() -> None:
+    """Let go of the layers that this process holds in any store: it has no containers any more."""
+    for each in list(_stores.values()):
+        each.release_holds()
 
 
 class Store:
@@ -75,6 +91,7 @@ class Store:
         self._cache_stamp: tuple[int, int, int] | None = None
         self._held: set[tuple[str, str]] = set()
         self._hold: Lease | None = None
+        self._hold_pid = 0
 
     def prepare(self) -> None:
         """Make the directories, if they are not there. Raises StoreError."""
@@ -217,26 +234,35 @@ class Store:
         return Lease(self)
 
     def hold(self, snapshotter: str, chains: Iterable[str]) -> None:
-        """Keep these layers until this process ends, or release_holds(). Costs nothing the second time."""
-        new = [c for c in chains if (snapshotter, c) not in self._held]
-        if not new and (self._hold is None or self._hold.pid == os.getpid()):
+        """Keep these layers until this process ends, or release_holds(). Call it before looking whether they
+        are there. Costs nothing the second time."""
+        held = self._held
+        new = [c for c in chains if (snapshotter, c) not in held]
+        if not new and self._hold_pid == os.getpid():
             return
-        if self._hold is not None and self._hold.pid != os.getpid():  # the parent's: it may let go of it
-            old, self._hold = self._hold, None
-            old.close()
-            new = list({*new, *(c for s, c in self._held if s == snapshotter)})
-            self._held = {(s, c) for s, c in self._held if s == snapshotter}
-        if self._hold is None:
-            self._hold = self.lease()
-            self.open_leases.remove(self._hold)  # for layers in use, not for what comes in
-        self._hold.layer(snapshotter, *new)
-        self._held.update((snapshotter, c) for c in new)
+        with _guard:
+            if self._hold is not None and self._hold.pid != os.getpid():
+                self._hold.forget()  # the parent's, which may end before us
+                self._hold = None
+            if self._hold is None:
+                self._hold = self.lease()
+                self.open_leases.remove(self._hold)  # for layers in use, not for what comes in
+            for name, chain in sorted(self._held):
+                self._hold.layer(name, chain)
+            self._hold.layer(snapshotter, *new)
+            self._held = {*self._held, *((snapshotter, c) for c in new)}
+            self._hold_pid = self._hold.pid
 
     def release_holds(self) -> None:
         """Let go of all layers held by hold()."""
-        hold, self._hold, self._held = self._hold, None, set()
-        if hold is not None:
-            hold.close()
+        with _guard:
+            hold, self._hold, self._held, self._hold_pid = self._hold, None, set(), 0
+            if hold is None:
+                return
+            if hold.pid != os.getpid():
+                hold.forget()
+            else:
+                hold.close()
 
     def remove(self, text: str, force: bool = False) -> list[tuple[str, str]]:
         """Take an image away as `docker rmi` does. Returns [("Untagged"|"Deleted", what), …]."""
