@@ -151,6 +151,7 @@ bool fctr_plan_tryref(struct fctr_plan *plan);
 void fctr_plan_unref(struct fctr_plan *plan);
 uint32_t fctr_blob_add(struct fctr_plan *p, const void *data, size_t len);
 uint32_t fctr_blob_str(struct fctr_plan *p, const char *s);
+bool fctr_kernel_has(int major, int minor);
 const char *fctr_layer_image(const char *lower);	/* the file of "erofs:/file", or NULL */
 struct fctr_step *fctr_step_add(struct fctr_steps *list, int op, int stage);
 

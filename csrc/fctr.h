@@ -217,6 +217,15 @@ void fctr_ctx_counters(struct fctr_ctx *ctx, struct fctr_counters *out);
 int fctr_userns_create(const struct fctr_idrange *uids, size_t n_uids, const struct fctr_idrange *gids,
 		       size_t n_gids, const char *newuidmap, const char *newgidmap, struct fctr_error *err);
 
+/* Layers, topmost first ("erofs:" and a file, or a directory), as one read-only mount that is nowhere
+ * yet: its descriptor. Goes with its last descriptor unless it is attached. upper: NULL, or where what is
+ * written goes, with <upper>.work beside it; else the mount is read-only. userns: -1 with
+ * CAP_SYS_ADMIN; else a user namespace to mount in, and the layers' marks are user.overlay.*. */
+int fctr_mount_layers(const char *const *lower, size_t n, const char *upper, int userns, struct fctr_error *err);
+/* Attach it at a directory; take off again what is on top there. 0, or -1 with errno. */
+int fctr_mount_attach(int mount, const char *target);
+int fctr_mount_detach(const char *target);
+
 /* ---- plans ---------------------------------------------------------------------------- */
 
 /* Compiles; makes nothing on the machine. The spec may go once this returns. */

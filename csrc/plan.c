@@ -125,14 +125,12 @@ static int take_ns(struct fctr_plan *p, const struct fctr_spec *spec, int kind, 
 	return 0;
 }
 
-/* From Linux 6.3 on a process enters the time namespace it has made when it execs; before, only its
- * children do, and those may not share its memory. */
-static bool time_at_exec(void)
+bool fctr_kernel_has(int major, int minor)
 {
 	struct utsname u;
-	int major = 0, minor = 0;
+	int a = 0, b = 0;
 
-	return uname(&u) == 0 && sscanf(u.release, "%d.%d", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 3));
+	return uname(&u) == 0 && sscanf(u.release, "%d.%d", &a, &b) == 2 && (a > major || (a == major && b >= minor));
 }
 
 static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err)
@@ -150,9 +148,11 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a new user namespace is made by fctr_userns_create and joined");
 	if (spec->rootfs_kind == FCTR_ROOT_NONE && p->own_mnt)
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a mount namespace of its own needs a root filesystem");
+	/* From Linux 6.3 on a process enters the time namespace it has made when it execs; before, only its
+	 * children do, and those may not share its memory. */
+	p->time_fork = ns[FCTR_NS_TIME].mode == FCTR_NS_NEW && !fctr_kernel_has(6, 3);
 	/* A job that can be traced from a pid namespace it did not start must never have this
 	 * process's memory: it goes through the stub. So does what wants to be single-threaded. */
-	p->time_fork = ns[FCTR_NS_TIME].mode == FCTR_NS_NEW && !time_at_exec();
 	if (!p->pid_private || ns[FCTR_NS_TIME].mode == FCTR_NS_JOIN || ns[FCTR_NS_MNT].mode == FCTR_NS_JOIN || p->time_fork)
 		p->mode = FCTR_MODE_STUB;
 	else

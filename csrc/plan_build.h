@@ -26,6 +26,7 @@ struct fctr_build {
 	const char *dev;		/* where /dev is put together: "/dev", or in the device layer */
 	bool dev_layer, shared_mask;
 	int16_t merged_slot;		/* the root's layers as one overlay, or -1 */
+	bool merge_paths;		/* made of the host's paths, not of clones */
 };
 
 void fctr_build_tree(struct fctr_build *b, struct fctr_tree t);
@@ -36,6 +37,15 @@ struct fctr_step *fctr_build_mount(struct fctr_build *b, int stage, const char *
 #define FCTR_BUILD_MOUNT(b, stage, type, target, options, attrs) \
 	fctr_build_mount(b, stage, type, target, options, sizeof(options), attrs)	/* the literal's NUL ends the list */
 size_t fctr_build_tmpfs(char *buf, size_t room, int64_t size, uint32_t mode, uint32_t uid, uint32_t gid);
+
+/* plan_root.c */
+void fctr_build_template_dirs(struct fctr_build *b, const char *names);	/* of one letter; "l\0r\0" */
+void fctr_build_place_trees(struct fctr_build *b, bool layers);		/* merged layers, or all the others */
+
+/* plan_layers.c */
+int fctr_build_root_trees(struct fctr_build *b, struct fctr_error *err);
+void fctr_build_merge(struct fctr_build *b);
+void fctr_build_overlay(struct fctr_build *b);
 
 /* plan_dev.c */
 void fctr_build_dev(struct fctr_build *b);

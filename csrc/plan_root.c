@@ -57,7 +57,7 @@ static void open_trees(struct fctr_build *b)
 	}
 }
 
-static void template_dirs(struct fctr_build *b, const char *names)
+void fctr_build_template_dirs(struct fctr_build *b, const char *names)
 {
 	fctr_step_add(&b->p->tmpl, FCTR_OP_PRIVATE, FCTR_ST_TEMPLATE);
 	fctr_step_add(&b->p->tmpl, FCTR_OP_BASE, FCTR_ST_TEMPLATE);
@@ -69,7 +69,7 @@ static void template_dirs(struct fctr_build *b, const char *names)
 	}
 }
 
-static void place_trees(struct fctr_build *b, bool layers)
+void fctr_build_place_trees(struct fctr_build *b, bool layers)
 {
 	for (size_t i = 0; i < b->n_trees; i++) {
 		struct fctr_step *s;
@@ -80,35 +80,6 @@ static void place_trees(struct fctr_build *b, bool layers)
 		s->slot = b->trees[i].slot;
 		s->s1 = fctr_blob_str(b->p, b->trees[i].place);
 	}
-}
-
-static size_t lower_names(char *to, size_t room, const char *format, size_t count)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < count; i++)
-		n += (size_t)snprintf(to + n, room - n, format, i) + 1;
-	to[n++] = '\0';
-	return n;
-}
-
-/* Layers that never change are made one overlay in the template, where a name is looked up in all of
- * them once a plan and not once a container. They lie on a tmpfs that then goes: the overlay has its
- * own hold of them, and an instance no copies of their mounts. */
-static void merge_layers(struct fctr_build *b)
-{
-	struct fctr_plan *p = b->p;
-	char lowers[LOWER_NAMES];
-	struct fctr_step *s;
-	size_t n = lower_names(lowers, sizeof(lowers), "l/%zu", b->spec->n_lower);
-
-	template_dirs(b, "l\0r\0");
-	place_trees(b, true);
-	s = fctr_step_add(&p->tmpl, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
-	s->s1 = fctr_blob_add(p, lowers, n);
-	s->slot = b->merged_slot;
-	s->b = p->ctx->config.privileged ? 0 : 1;
-	fctr_step_add(&p->tmpl, FCTR_OP_UNMOUNT, FCTR_ST_TEMPLATE)->s1 = fctr_blob_str(p, "/");
 }
 
 static void template_steps(struct fctr_build *b)
@@ -127,7 +98,7 @@ static void template_steps(struct fctr_build *b)
 		open_trees(b);
 	if (privileged && merged) {	/* nor could trusted.overlay.* be read from inside */
 		fctr_step_add(t, FCTR_OP_UNSHARE, FCTR_ST_NAMESPACE)->a = CLONE_NEWNS;
-		merge_layers(b);
+		fctr_build_merge(b);
 	}
 	if (p->has_userns) {
 		s = fctr_step_add(t, FCTR_OP_SETNS, FCTR_ST_USERNS);
@@ -140,9 +111,9 @@ static void template_steps(struct fctr_build *b)
 	if (!privileged) {
 		open_trees(b);
 		if (merged)
-			merge_layers(b);
+			fctr_build_merge(b);
 	}
-	template_dirs(b, "l\0m\0s\0r\0");
+	fctr_build_template_dirs(b, "l\0m\0s\0r\0");
 	if (b->dev_layer)
 		fctr_build_dev_layer(b);
 	if (b->shared_mask) {
@@ -155,7 +126,7 @@ static void template_steps(struct fctr_build *b)
 		s->s3 = fctr_blob_add(p, ro, sizeof(ro));
 		s->a = MOUNT_ATTR_RDONLY | NOSUID_NODEV_NOEXEC;
 	}
-	place_trees(b, false);
+	fctr_build_place_trees(b, false);
 	if (merged) {
 		s = fctr_step_add(t, FCTR_OP_PLACE, FCTR_ST_TEMPLATE);
 		s->slot = b->merged_slot;
@@ -189,109 +160,7 @@ static int idmap_slot(struct fctr_build *b, int fd, struct fctr_error *err)
 	return p->userns_maps + (int)p->n_idmap_fds - 1;
 }
 
-/* Overlay takes two levels of itself: layers that lie on one already are left unmerged. */
-static bool on_overlay(const char *path)
-{
-	struct statfs fs;
-
-	return statfs(path, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC;
-}
-
-static int decide_merge(struct fctr_build *b, bool shifted, struct fctr_error *err)
-{
-	const struct fctr_spec *spec = b->spec;
-	const char *image = fctr_layer_image(spec->n_lower ? spec->lower[0] : "");
-
-	if (!spec->lower_fixed || spec->n_lower < 2 || (!shifted && spec->n_lower < MERGE_MIN))
-		return 0;
-	if (!on_overlay(image ? image : spec->lower[0])) {
-		b->merged_slot = (int16_t)b->p->n_slots++;
-		return 0;
-	}
-	if (shifted)
-		return fctr_fail(err, FCTR_ST_OVERLAY, EINVAL, "layers on an overlay file system cannot be shown to a user "
-				 "namespace: %.120s", spec->lower[0]);
-	return 0;
-}
-
-static int root_trees(struct fctr_build *b, struct fctr_error *err)
-{
-	const struct fctr_spec *spec = b->spec;
-	/* the root's files belong to the container's ids; only privilege can arrange that */
-	bool idmap = b->p->has_userns && b->p->ctx->config.privileged;
-	struct fctr_tree t = { .idmap_slot = idmap ? FCTR_SLOT_USER : -1, .root = true };
-
-	if (spec->rootfs_kind == FCTR_ROOT_DIR) {
-		t.source = spec->rootfs;
-		t.place = "l/0";
-		t.recursive = !idmap;	/* what is mounted below may not be idmappable */
-		fctr_build_tree(b, t);
-		return 0;
-	}
-	for (size_t i = 0; i < spec->n_lower; i++) {
-		const char *image = fctr_layer_image(spec->lower[i]);
-		char place[32];
-
-		snprintf(place, sizeof(place), "l/%zu", i);
-		t.source = image ? image : spec->lower[i];
-		t.image = image != NULL;
-		t.place = place;
-		fctr_build_tree(b, t);
-	}
-	return decide_merge(b, idmap, err);
-}
-
 /* ---- instance -------------------------------------------------------------------------- */
-
-static void overlay_root(struct fctr_build *b)
-{
-	struct fctr_plan *p = b->p;
-	const struct fctr_spec *spec = b->spec;
-	char options[128], lowers[LOWER_NAMES];
-	size_t n = 0, n_lower = b->merged_slot >= 0 ? 1 : spec->n_lower;
-	struct fctr_step *s;
-
-	if (spec->n_lower == 0) {	/* nothing below: an empty root, filled by mounts */
-		n = fctr_build_tmpfs(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
-		fctr_build_mount(b, FCTR_ST_ROOTFS, "tmpfs", "r", options, n, MOUNT_ATTR_NOSUID);
-		return;
-	}
-	if (spec->upper) {	/* its parent lies at /s: upper and work must share one mount */
-		const char *base = strrchr(spec->upper, '/');
-
-		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
-		base = base ? base + 1 : spec->upper;
-		snprintf(options, sizeof(options), "%.100s.work", base);
-		n = lower_names(lowers, sizeof(lowers), "/l/%zu", n_lower);
-		s = fctr_step_add(&p->inst, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
-		s->s1 = fctr_blob_add(p, lowers, n);
-		s->s2 = fctr_blob_str(p, base);
-		s->s3 = fctr_blob_str(p, options);
-		s->b = p->ctx->config.privileged ? 0 : 1;
-		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
-		return;
-	}
-	if (!p->disk_scratch) {
-		n = fctr_build_tmpfs(options, sizeof(options), spec->scratch_size, 0755, 0, 0);
-		fctr_build_mount(b, FCTR_ST_OVERLAY, "tmpfs", "s", options, n, MOUNT_ATTR_NOSUID);
-		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
-		fctr_build_path(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "u")->a = 0755;
-		fctr_build_path(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "w")->a = 0755;
-	} else {
-		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
-		fctr_step_add(&p->inst, FCTR_OP_CWD, FCTR_ST_OVERLAY);	/* into this instance's own */
-	}
-	n = 0;
-	if (b->dev_layer)
-		n = (size_t)snprintf(lowers, sizeof(lowers), "/d") + 1;
-	n += lower_names(lowers + n, sizeof(lowers) - n, "/l/%zu", n_lower);
-	s = fctr_step_add(&p->inst, FCTR_OP_OVERLAY, FCTR_ST_OVERLAY);
-	s->s1 = fctr_blob_add(p, lowers, n);
-	s->s2 = fctr_blob_str(p, "u");
-	s->s3 = fctr_blob_str(p, "w");
-	s->b = (p->has_userns ? 1 : 0) | (p->disk_scratch ? 2 : 0);
-	fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/");
-}
 
 static int bind_mount(struct fctr_build *b, size_t i, const struct fctr_mount *m, struct fctr_error *err)
 {
@@ -502,7 +371,7 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 		      !spec->rootfs_readonly && !spec->upper;
 	/* CAP_SYS_ADMIN could make an empty read-only tmpfs writable: then it is not shared */
 	b.shared_mask = !p->has_userns && !admin;
-	if (root_trees(&b, err) < 0)
+	if (fctr_build_root_trees(&b, err) < 0)
 		goto out;
 	if (spec->rootfs_kind == FCTR_ROOT_OVERLAY && (spec->upper || p->disk_scratch)) {
 		char *parent = strdup(spec->upper ? spec->upper : spec->scratch), *cut = strrchr(parent, '/');
@@ -519,7 +388,7 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 		s->s2 = fctr_blob_str(p, "/r");
 		stage_files(&b);
 	} else {
-		overlay_root(&b);
+		fctr_build_overlay(&b);
 	}
 	fctr_build_path(&b, FCTR_OP_ROOT, FCTR_ST_ROOTFS, "/r");
 	if (spec->dev)

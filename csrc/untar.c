@@ -101,6 +101,7 @@ void fctr_untar_own_thread(struct fctr_untar *u)
 void fctr_untar_close(struct fctr_untar *u)
 {
 	struct tar_missing *m;
+	struct tar_hidden *h;
 
 	if (!u)
 		return;
@@ -117,6 +118,10 @@ void fctr_untar_close(struct fctr_untar *u)
 		u->missing = m->next;
 		free(m->target);
 		free(m);
+	}
+	while ((h = u->hidden)) {
+		u->hidden = h->next;
+		free(h);
 	}
 	free(u->meta);
 	free(u->maps);
@@ -369,4 +374,11 @@ const char *fctr_untar_missing(struct fctr_untar *u, const char **target)
 		return NULL;
 	*target = u->missing_at->target;
 	return u->missing_at->path;
+}
+
+const char *fctr_untar_whiteout(struct fctr_untar *u)
+{
+	u->hidden_at = u->hidden_begun ? (u->hidden_at ? u->hidden_at->next : NULL) : u->hidden;
+	u->hidden_begun = true;
+	return u->hidden_at ? u->hidden_at->path : NULL;
 }

@@ -91,6 +91,9 @@ const char *fctr_untar_implied(struct fctr_untar *u);
 /* Hard links whose target is not in this archive (LAYER; an error with MERGE). */
 const char *fctr_untar_missing(struct fctr_untar *u, const char **target);
 
+/* LAYER: the whiteouts that were made; something may have taken their place since. */
+const char *fctr_untar_whiteout(struct fctr_untar *u);
+
 void fctr_untar_close(struct fctr_untar *u);
 
 /* Remove what is called `name` in the directory `at`, and all below it, however deep. 0, or -1 with errno. */

@@ -79,7 +79,7 @@ struct tar_dir *tar_dir_add(struct fctr_untar *u, struct tar_dir *parent, const 
 	}
 	d->fd = -1;
 	d->flags = flags | (parent ? parent->flags & TAR_D_UNSURE : 0);
-	d->mode = 0755;
+	d->mode = d->made_mode = 0755;
 	if (base) {
 		memcpy(d->path, parent->path, base - 1);
 		d->path[base - 1] = '/';
@@ -179,31 +179,24 @@ void tar_dir_forget(struct fctr_untar *u, struct tar_dir *top)
 
 /* ---- descriptors */
 
+/* From the nearest ancestor that is open, a component at a time: no link in between is ever followed. Those
+ * in between stay open too, for their turn is likely next. */
 static int open_below(struct fctr_untar *u, struct tar_dir *d)
 {
-	struct tar_dir *from = d;
-	cleanup_close int at = -1;
+	struct tar_dir *way[TAR_PATH_MAX / 2 + 1];
+	size_t n = 0;
+	int fd;
 
-	/* From the nearest ancestor that is open, a component at a time: no link in between is ever followed. */
-	while (from->fd < 0)
-		from = from->parent;
-	for (const char *p = d->path + (from->len ? from->len + 1 : 0);;) {
-		const char *slash = strchr(p, '/');
-		size_t n = slash ? (size_t)(slash - p) : strlen(p);
-		char name[NAME_MAX + 1];
-		int fd;
-
-		memcpy(name, p, n);
-		name[n] = '\0';
-		fd = openat(at >= 0 ? at : from->fd, name, OPEN_DIR);
+	for (; d->fd < 0; d = d->parent)
+		way[n++] = d;
+	fd = d->fd;
+	while (n--) {
+		fd = openat(fd, way[n]->path + way[n]->base, OPEN_DIR);
 		if (fd < 0)
-			return tar_sys(u, errno, "opening the directory \"%s\"", d->path);
-		if (!slash)
-			return fd;
-		fctr_close_fd(&at);
-		at = fd;
-		p = slash + 1;
+			return tar_sys(u, errno, "opening the directory \"%s\"", way[n]->path);
+		keep_fd(u, way[n], fd);
 	}
+	return fd;
 }
 
 int tar_dir_fd(struct fctr_untar *u, struct tar_dir *d)
@@ -219,10 +212,7 @@ int tar_dir_fd(struct fctr_untar *u, struct tar_dir *d)
 		}
 		return fd;
 	}
-	fd = open_below(u, d);
-	if (fd >= 0)
-		keep_fd(u, d, fd);
-	return fd;
+	return open_below(u, d);
 }
 
 /* A directory from before this archive: it keeps what it has, its times too (its children will change). */
@@ -275,6 +265,7 @@ static int probe(struct fctr_untar *u)
 	if (u->c.mode == FCTR_UNTAR_LAYER) {
 		u->root->flags = TAR_D_IMPLIED | (u->plain ? 0 : TAR_D_UNSURE);
 		as_implied(u, u->root);
+		u->root->made_mode = top.st_mode & 07777;
 	}
 	return 0;
 }

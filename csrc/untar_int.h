@@ -64,7 +64,7 @@ struct tar_dir {
 	uint64_t hash;
 	int fd;
 	unsigned flags;
-	uint32_t mode, uid, gid;
+	uint32_t made_mode, mode, uid, gid;
 	struct timespec mtime, atime;
 	struct tar_xattrs xattrs;
 	size_t len, base;				/* of path; where the last component begins */
@@ -79,6 +79,7 @@ struct tar_dir {
 #define TAR_D_UNSURE	32u	/* what is made in it may get another group, mode or ACL than asked for */
 
 struct tar_missing { struct tar_missing *next; char *target; char path[]; };
+struct tar_hidden { struct tar_hidden *next; char path[]; };
 
 enum tar_state { TAR_HEADER, TAR_META, TAR_SPARSE_EXT, TAR_SPARSE_MAP, TAR_DATA, TAR_SKIP, TAR_ZEROS, TAR_FAILED,
 	TAR_FINISHED };
@@ -126,7 +127,8 @@ struct fctr_untar {
 
 	struct tar_missing *missing, **missing_end, *missing_at;
 	struct tar_dir *implied_at;
-	bool implied_begun, missing_begun;
+	bool implied_begun, missing_begun, hidden_begun;
+	struct tar_hidden *hidden, *hidden_at;
 };
 
 /* ---- untar.c */
@@ -188,6 +190,7 @@ int tar_dirs_done(struct fctr_untar *u);
 int tar_whiteout(struct fctr_untar *u, const char *name, bool *taken);	/* a ".wh." entry, by its last component */
 bool tar_is_whiteout(struct fctr_untar *u, const struct stat *st);
 int tar_seen_add(struct fctr_untar *u, struct tar_dir *parent, const char *name);
+int tar_hidden_add(struct fctr_untar *u, struct tar_dir *in, const char *name);
 void tar_seen_clear(struct fctr_untar *u);
 
 #endif

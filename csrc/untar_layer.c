@@ -228,6 +228,19 @@ bool tar_is_whiteout(struct fctr_untar *u, const struct stat *st)
 	return u->c.mode == FCTR_UNTAR_LAYER && S_ISCHR(st->st_mode) && st->st_rdev == makedev(0, 0);
 }
 
+int tar_hidden_add(struct fctr_untar *u, struct tar_dir *in, const char *name)
+{
+	size_t size = in->len + strlen(name) + 2;
+	struct tar_hidden *h = malloc(sizeof(*h) + size);
+
+	if (!h)
+		return tar_memory(u);
+	snprintf(h->path, size, "%s%s%s", in->path, in->len ? "/" : "", name);
+	h->next = u->hidden;
+	u->hidden = h;
+	return 0;
+}
+
 static int opaque(struct fctr_untar *u, struct tar_dir *d)
 {
 	u->stats.whiteouts++;
@@ -252,10 +265,10 @@ static int hide(struct fctr_untar *u, struct tar_dir *in, const char *name)
 			d->flags |= TAR_D_REPLACES;
 			return opaque(u, d);
 		}
-		if (mknodat(fd, name, S_IFCHR, makedev(0, 0)) < 0 && errno != EEXIST)
-			return tar_sys(u, errno, "making a whiteout");
 		u->stats.whiteouts++;
-		return 0;
+		if (mknodat(fd, name, S_IFCHR, makedev(0, 0)) == 0)
+			return tar_hidden_add(u, in, name);
+		return errno == EEXIST ? 0 : tar_sys(u, errno, "making a whiteout");
 	}
 	if (d && d->flags & TAR_D_SEEN)
 		return opaque(u, d);

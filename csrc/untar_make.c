@@ -179,6 +179,9 @@ static int make_special(struct fctr_untar *u, struct tar_dir *parent, const char
 		u->stats.skipped_devices++;
 		return 0;
 	}
+	if (u->c.mode == FCTR_UNTAR_LAYER && e->type == '3' && !e->major && !e->minor &&
+	    tar_hidden_add(u, parent, name) < 0)
+		return -1;		/* to overlayfs it is a whiteout */
 	if (make_node(u, fd, name) < 0) {
 		if (errno == EEXIST) {
 			if (tar_clear_way(u, parent, name, &was_whiteout) < 0)
@@ -332,6 +335,8 @@ static int make_directory(struct fctr_untar *u, struct tar_dir *parent, const ch
 			return -1;
 		if (mkdirat(fd, name, mode) == 0) {
 			d = tar_dir_add(u, parent, name, len, 0);
+			if (d)
+				d->made_mode = mode;
 		} else if (errno != EEXIST) {
 			return tar_sys(u, errno, "making the directory");
 		} else if (fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode)) {
@@ -347,6 +352,8 @@ static int make_directory(struct fctr_untar *u, struct tar_dir *parent, const ch
 			if (mkdirat(fd, name, mode) < 0)
 				return tar_sys(u, errno, "making the directory");
 			d = tar_dir_add(u, parent, name, len, was_whiteout ? TAR_D_OPAQUE | TAR_D_REPLACES : 0);
+			if (d)
+				d->made_mode = mode;
 		}
 		if (!d)
 			return -1;
@@ -370,8 +377,7 @@ static int directory_done(struct fctr_untar *u, struct tar_dir *d)
 		owned = ours && d != u->root && d->uid == u->made_uid && d->gid == u->made_gid;
 		if (!owned && fchown(fd, d->uid, d->gid) < 0)
 			return tar_sys(u, errno, "giving it to %u:%u", d->uid, d->gid);
-		/* The top was made by others. */
-		if ((!ours || d == u->root || !u->umask_known || (d->mode & 07700) != 0700) && fchmod(fd, d->mode) < 0)
+		if ((!ours || !u->umask_known || d->mode != d->made_mode) && fchmod(fd, d->mode) < 0)
 			return tar_sys(u, errno, "setting its mode to %o", d->mode);
 		if (d->flags & TAR_D_FOUND && tar_xattrs_drop(u, fd) < 0)
 			return -1;

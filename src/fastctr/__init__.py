@@ -16,7 +16,7 @@ Everything is imported when it is first used (PEP 562).
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import mounts
+    from . import images, mounts
     from .api import run
     from .container import Container
     from .errors import (
@@ -58,9 +58,9 @@ _WHERE = {
     **dict.fromkeys(("Bind", "Cgroup", "Devpts", "File", "Mqueue", "Symlink", "Tmpfs"), "mounts"),
     "Plan": "plan", "Spec": "spec", "Limits": "limits", "gc": "maintenance", "shutdown": "maintenance",
 }  # fmt: skip
-_MODULES = ("mounts", "errors")
+_MODULES = ("mounts", "errors", "images")
 
-__all__ = ["__version__", *sorted(_WHERE), "mounts"]
+__all__ = ["__version__", *sorted(_WHERE), "images", "mounts"]
 
 
 def __getattr__(name):  # type: ignore[no-untyped-def]

@@ -146,6 +146,9 @@ cdef extern from "fctr.h" nogil:
     int fctr_ctx_note_scratch(fctr_ctx *ctx, const char *path)
     int fctr_userns_create(const fctr_idrange *uids, size_t n_uids, const fctr_idrange *gids, size_t n_gids,
                            const char *newuidmap, const char *newgidmap, fctr_error *err)
+    int fctr_mount_layers(const char **lower, size_t n, const char *upper, int userns, fctr_error *err) nogil
+    int fctr_mount_attach(int mount, const char *target) nogil
+    int fctr_mount_detach(const char *target) nogil
 
     int fctr_plan_compile(fctr_ctx *ctx, const fctr_spec *spec, fctr_plan **out, fctr_error *err)
     void fctr_plan_close(fctr_plan *plan)
@@ -248,6 +251,7 @@ cdef extern from "untar.h" nogil:
     int fctr_untar_finish(fctr_untar *u, fctr_untar_error *err)
     void fctr_untar_get_stats "fctr_untar_stats"(const fctr_untar *u, fctr_untar_stats *out)
     const char *fctr_untar_implied(fctr_untar *u)
+    const char *fctr_untar_whiteout(fctr_untar *u)
     const char *fctr_untar_missing(fctr_untar *u, const char **target)
     void fctr_untar_close(fctr_untar *u)
     int fctr_remove_tree(int at, const char *name)

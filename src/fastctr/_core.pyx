@@ -9,9 +9,11 @@ from libc.errno cimport EINTR, errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from os import fsencode as os_fsencode
+from os import strerror
 
 include "_native.pxi"
 include "_untar.pxi"
+include "_layers.pxi"
 
 UNSET = -(2**63)
 USAGE_FIELDS = (

@@ -90,7 +90,7 @@ cdef class Untar:
 
     def finish(self):
         """The stream is over. Raises UntarFault; else a dict of the figures of struct fctr_untar_stats, and
-        implied: [path], missing: [(path, target)], as bytes."""
+        implied: [path], missing: [(path, target)], hidden: [path] of whiteouts made, as bytes."""
         cdef fctr_untar_error err
         cdef fctr_untar_stats s
         cdef const char *path
@@ -103,7 +103,7 @@ cdef class Untar:
         if r < 0:
             raise _untar_fault(&err)
         fctr_untar_get_stats(self.p, &s)
-        implied, missing = [], []
+        implied, missing, hidden = [], [], []
         while True:
             path = fctr_untar_implied(self.p)
             if path == NULL:
@@ -114,9 +114,14 @@ cdef class Untar:
             if path == NULL:
                 break
             missing.append((<bytes>path, <bytes>target))
+        while True:
+            path = fctr_untar_whiteout(self.p)
+            if path == NULL:
+                break
+            hidden.append(<bytes>path)
         return {"entries": s.entries, "size": s.size, "whiteouts": s.whiteouts, "skipped_devices": s.skipped_devices,
                 "skipped_xattrs": s.skipped_xattrs, "root_opaque": bool(s.root_opaque),
-                "root_seen": bool(s.root_seen), "implied": implied, "missing": missing}
+                "root_seen": bool(s.root_seen), "implied": implied, "missing": missing, "hidden": hidden}
 
     def close(self):
         cdef fctr_untar *p = self.p

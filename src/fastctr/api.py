@@ -6,17 +6,18 @@ import os
 
 from . import _core
 from .errors import SpecError
-from .launch_args import PIPE, Stdio, argv_of, decode, fd_pairs, more_limits, native_limits, split
-from .plan import Plan, plan_for
+from .launch_args import PIPE, Stdio, decode, fd_pairs, more_limits, native_limits
+from .plan import Plan, plan_of
 from .results import Completed, Timings, killed_by
-from .spec import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .spec import Spec
 
-def run(argv: Any, *, plan: Plan | None = None, spec: Spec | None = None, **kw: Any) -> Completed:
+
+def run(argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None, **kw: Any) -> Completed:
     """Run a command in a container of its own and wait for it, as subprocess.run().
 
     argv: list of str, bytes or paths. Keywords of the container are those of `Spec` (rootfs="host" or a
@@ -25,25 +26,34 @@ def run(argv: Any, *, plan: Plan | None = None, spec: Spec | None = None, **kw: 
     errors, timeout (seconds), check, pass_fds, limits (a Limits or dict, over those of a plan),
     timings=True. env and cwd may be given for either.
 
+    From an image instead of a rootfs: image="alpine:3.20" (a name, name@digest, id or Image), with
+    pull="missing" (or "never", "always"), platform="linux/arm64", snapshotter="overlay" ("erofs", "vfs"),
+    entrypoint= (a word or list in place of the image's; "" none), root= (the store's directory, else
+    FASTCTR_ROOT or its usual place). Its config gives the rest: argv may be left away for its Cmd, and is
+    what follows its Entrypoint; its Env lies under env=, WorkingDir is made if missing, User is looked up
+    inside, StopSignal is what Container.stop() sends, Volumes' paths are there (a tmpfs where the image has
+    none or is read_only). clean_env=True leaves its Env away too.
+
     Raises SpecError before anything is made, CommandNotFound, CommandNotExecutable, LaunchError for a
-    start that failed (nothing is left of it), TimeoutExpired when the time was up (everything in the
+    start that failed (nothing is left of it), ImageNotFound, RegistryError or another ImageError for an
+    image that cannot be had, TimeoutExpired when the time was up (everything in the
     container is dead then), CalledProcessError with check=True.
     """
     if plan is None:
-        given = split(kw)
-        plan = plan_for(spec.replace(**given) if spec is not None and given else spec or Spec(**given))
-    return run_plan(plan, argv, **kw)
+        plan = plan_of(kw, spec)
+    return plan.run(argv, **kw) if plan.image is not None else run_plan(plan, argv, **kw)
 
 
-def run_plan(plan: Plan, argv: Any, *, stdin: Any = None, input: Any = None, stdout: Any = None, stderr: Any = None,  # noqa: A002
-             capture_output: bool = False, text: bool | None = None, encoding: str | None = None,
-             errors: str | None = None, timeout: float | None = None, check: bool = False, env: Any = None,
-             cwd: Any = None, pass_fds: Any = (), limits: Any = None, timings: bool = False,
-             **unknown: Any) -> Completed:
+def run_plan(
+    plan: Plan, argv: Any = None, *, stdin: Any = None, input: Any = None, stdout: Any = None,  # noqa: A002
+    stderr: Any = None, capture_output: bool = False, text: bool | None = None, encoding: str | None = None,
+    errors: str | None = None, timeout: float | None = None, check: bool = False, env: Any = None,
+    cwd: Any = None, pass_fds: Any = (), limits: Any = None, timings: bool = False, **unknown: Any,
+) -> Completed:  # fmt: skip
     """run() of a compiled plan; see there."""
     if unknown:
         limits = more_limits(limits, unknown)
-    values = argv_of(argv)
+    values = plan.argv(argv)
     if input is not None:
         if stdin is not None:
             raise SpecError("input", "…", "cannot go with stdin", "give one of them")
@@ -86,6 +96,8 @@ def run_plan(plan: Plan, argv: Any, *, stdin: Any = None, input: Any = None, std
         if timed_out and errors is None:
             errors = "replace"  # what was read may end within a character
         out, err = (part if part is None else decode(part, encoding, errors) for part in (out, err))
+    if argv is None:
+        argv = values
     done = Completed(argv, 255 if lost else code, out, err, killed_by(code, oom, timed_out), usage,
                      Timings(times) if times else None, pid)
     if timed_out:

@@ -8,14 +8,16 @@ import weakref
 
 from . import _core, context
 from .errors import SpecError
-from .launch_args import Stdio, argv_of, fd_pairs, more_limits, native_limits, split, tty_size
-from .plan import Plan, plan_for
+from .launch_args import Stdio, argv_of, fd_pairs, more_limits, native_limits, tty_size
+from .plan import Plan, plan_of
 from .results import Timings, Usage, killed_by
-from .spec import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO, Any
+
+    from .from_image import Copied
+    from .spec import Spec
 
 _live: weakref.WeakSet[Container] = weakref.WeakSet()
 
@@ -43,7 +45,7 @@ class Container:
     manager, leaving it kills everything in the container. Raises as run() does.
     """
 
-    def __init__(self, argv: Any, *, plan: Plan | None = None, spec: Spec | None = None, stdin: Any = None,
+    def __init__(self, argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None, stdin: Any = None,
                  stdout: Any = None, stderr: Any = None, text: bool | None = None, encoding: str | None = None,
                  errors: str | None = None, bufsize: int = -1, env: Any = None, cwd: Any = None, pass_fds: Any = (),
                  limits: Any = None, tty: Any = None, timings: bool = False, **kw: Any) -> None:
@@ -61,22 +63,32 @@ class Container:
         self._given_env = env
         self._text = (encoding, errors) if text or encoding or errors else None
         if plan is None:
-            given = split(kw)
-            plan = plan_for(spec.replace(**given) if spec is not None and given else spec or Spec(**given))
+            plan = plan_of(kw, spec)
         if kw:
             limits = more_limits(limits, kw)
+        self._copied: Copied | None = None
+        if plan.copies and type(self) is Container:
+            from .from_image import Copied
+
+            self._copied = Copied(plan)
+            plan = self._copied.plan
         self._plan = plan
         size = tty_size(tty)
-        values = argv_of(argv)
-        stdio = Stdio(None, None, None) if size else Stdio(stdin, stdout, stderr)
+        stdio: Stdio | None = None
         try:
+            values = self._argv(argv)
+            if argv is None:
+                self.args = values
+            stdio = Stdio(None, None, None) if size else Stdio(stdin, stdout, stderr)
             main = threading.current_thread() is threading.main_thread()
             launch = _core.Launch(values, plan.env(env, size is not None), cwd, tuple(stdio.given),
                                   fd_pairs(pass_fds) if pass_fds else None, native_limits(limits), size, main,
                                   timings, True)
             self._run = self._start(launch)
         except BaseException:
-            stdio.close_all()
+            if stdio is not None:
+                stdio.close_all()
+            self._remove_copy()
             raise
         _live.add(self)
         try:
@@ -87,6 +99,9 @@ class Container:
             self.close()
             stdio.close_all()
             raise
+
+    def _argv(self, argv: Any) -> list[Any]:
+        return self._plan.argv(argv)
 
     def _start(self, launch: _core.Launch) -> _core.Running:
         return self._plan.core().launch(launch)
@@ -145,6 +160,12 @@ class Container:
         if result is not None:
             self._result = result
             self.returncode = 255 if result[1] else result[0]
+            self._remove_copy()
+
+    def _remove_copy(self) -> None:
+        copied, self._copied = self._copied, None
+        if copied is not None:
+            copied.close()
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:  # noqa: A002
         """Write input, read both outputs to their end, wait: (stdout, stderr). Raises TimeoutExpired;
@@ -170,6 +191,28 @@ class Container:
         """SIGKILL to everything in the container."""
         if self.returncode is None:
             self._run.kill_all()
+
+    def stop(self, timeout: float = 10, signal: int | str | None = None) -> int:
+        """Ask it to end, and kill everything in it once `timeout` seconds are over; the return code.
+
+        The signal is the one given, else the image's StopSignal, else SIGTERM; what terminate() says of
+        signals without a handler goes for it too.
+        """
+        if self.poll() is None:
+            if signal is not None and not isinstance(signal, int):
+                from .image_args import signal_number
+
+                signal = signal_number(signal, "signal")
+            self.send_signal(signal or self.stop_signal or 15)
+            if self._wait(max(float(timeout), 0.0)) is None:
+                self.kill()
+        return self.wait()
+
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal its image wants to be stopped with, or None."""
+        image = self._plan.image
+        return image.stop_signal if image is not None else None
 
     def pause(self) -> None:
         """Freeze everything in it. Raises CgroupError without a freezer."""
@@ -244,6 +287,7 @@ class Container:
                 except BrokenPipeError:
                     pass
         self._run.release()
+        self._remove_copy()
 
     def __enter__(self) -> Container:
         return self
@@ -266,6 +310,9 @@ class _Exec(Container):
 
             kw["env"] = {**dict(parse("env", target._given_env)), **dict(parse("env", kw.get("env") or {}))}
         super().__init__(argv, plan=target._plan, **kw)
+
+    def _argv(self, argv: Any) -> list[Any]:
+        return argv_of(argv)  # an image's entrypoint is for its containers, not for what joins them
 
     def _start(self, launch: _core.Launch) -> _core.Running:
         return self._target._run.exec(self._plan.exec_core(), launch)

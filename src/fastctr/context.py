@@ -111,22 +111,29 @@ def _at_worker_exit() -> None:
 
 def get() -> _core.Context:
     """The context. Raises LaunchError or PermissionError if the runtime directory cannot be used."""
-    global _current, _hooks
+    global _current
     context = _current
     if context is not None:
         return context
+    hooks()
     with _lock:
         if _current is None:
-            if not _hooks:
-                import atexit
-
-                os.register_at_fork(after_in_child=_after_fork)
-                atexit.register(close)
-                _hooks = True
             context = _open()
             _current = context
             _at_worker_exit()
         return _current
+
+
+def hooks() -> None:
+    """See that forks and the end of this process are noticed; before anything that must not outlive it."""
+    global _hooks
+    with _lock:
+        if not _hooks:
+            import atexit
+
+            os.register_at_fork(after_in_child=_after_fork)
+            atexit.register(close)
+            _hooks = True
 
 
 def sweep_once() -> None:
@@ -174,9 +181,10 @@ def close() -> None:
         context, _current = _current, None
     if context is not None:
         _core_close(context)
-    store = sys.modules.get(f"{__package__}.image.store")
-    if store is not None:
-        store.release_all()
+    for name, release in (("from_image", "release"), ("image.store", "release_all")):
+        module = sys.modules.get(f"{__package__}.{name}")
+        if module is not None:  # images' layers may go once nothing is mounted any more
+            getattr(module, release)()
 
 
 def _core_close(context: _core.Context) -> None:

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 PIPE = -1
 STDOUT = -2
 DEVNULL = -3
+IMAGE_FIELDS = frozenset(("image", "pull", "platform", "snapshotter", "entrypoint", "root"))
+"""Keywords that say where a root comes from, beside those of a Spec; see from_image.py."""
 
 
 def argv_of(argv: Any) -> list[Any]:
     if isinstance(argv, (str, bytes)):
         raise SpecError("argv", argv, "is one string", 'give a list, as ["sh", "-c", "echo hi"]')
-    values = [os.fspath(arg) for arg in argv]
+    values = [os.fspath(arg) for arg in argv or ()]
     if not values:
         raise SpecError("argv", argv, "is empty", "give the command to run")
     for arg in values:
@@ -132,14 +134,14 @@ def decode(data: bytes, encoding: str | None, errors: str | None) -> str:
 def more_limits(limits: Any, unknown: dict[str, Any]) -> Limits:
     """Limits given as keywords of a launch; anything else there is a mistake."""
     for name in unknown:
-        if name in FIELDS:
+        if name in FIELDS or name in IMAGE_FIELDS:
             raise SpecError(name, unknown[name], "belongs to the plan", "give it to Plan(), or use fastctr.run()")
         if name not in LIMITS:
             from .errors import UnknownField
 
             raise UnknownField(name, ("stdin", "stdout", "stderr", "input", "capture_output", "text", "encoding",
                                       "errors", "timeout", "check", "env", "cwd", "pass_fds", "limits", "timings",
-                                      *FIELDS, *LIMITS), "run")
+                                      *IMAGE_FIELDS, *FIELDS, *LIMITS), "run")
     base: dict[str, Any] = {} if limits is None else dict(limits) if isinstance(limits, dict) else {}
     if isinstance(limits, Limits):
         raise SpecError("limits", limits, "cannot go with single limits", "give one of them")

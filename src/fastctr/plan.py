@@ -7,6 +7,7 @@ import threading
 import weakref
 
 from . import _core, context
+from .launch_args import IMAGE_FIELDS, argv_of, split
 from .spec import Spec
 
 TYPE_CHECKING = False
@@ -14,28 +15,38 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .container import Container
+    from .from_image import Use
     from .results import Completed
 
 _CACHE_MAX = 64
-_cache: dict[Spec, Plan] = {}
+_cache: dict[Spec | tuple[Spec, Use], Plan] = {}
 _cache_lock = threading.Lock()
 _all: weakref.WeakSet[Plan] = weakref.WeakSet()
 
 
 class Plan:
-    """Compile a spec once. The keywords are those of `Spec`; or give a Spec.
+    """Compile a spec once. The keywords are those of `Spec`, or give a Spec; and those of an image's
+    containers, as of run(): image, pull, platform, snapshotter, entrypoint, root.
 
-    Raises SpecError before anything is made, LaunchError for a group or namespace that cannot be had.
+    Raises SpecError before anything is made, ImageNotFound and other ImageErrors for an image that cannot
+    be had, LaunchError for a group or namespace that cannot be had.
     """
 
-    __slots__ = ("__weakref__", "_compiled", "_env", "_exec", "_generation", "_lock", "spec")
+    __slots__ = ("__weakref__", "_compiled", "_env", "_exec", "_generation", "_lock", "image", "spec")
 
-    def __init__(self, spec: Spec | None = None, **given: Any) -> None:
-        if spec is None:
+    def __init__(self, spec: Spec | None = None, *, use: Use | None = None, **given: Any) -> None:
+        if given and not IMAGE_FIELDS.isdisjoint(given):
+            from .from_image import spec_of
+
+            options = {name: given.pop(name) for name in list(given) if name in IMAGE_FIELDS}
+            spec, use = spec_of(options, given, spec, Spec)
+        elif spec is None:
             spec = Spec(**given)
         elif given:
             spec = spec.replace(**given)
         self.spec = spec
+        self.image = use
+        """What the image asks for (config, entrypoint, cmd, id), or None without an image."""
         self._lock = threading.Lock()
         self._compiled: _core.Plan | None = None
         self._exec: _core.Plan | None = None
@@ -50,6 +61,8 @@ class Plan:
             return compiled
         with self._lock:
             if self._compiled is None or self._generation != context.generation:
+                if self.image is not None:
+                    self.image.hold()
                 self._compiled = compile_spec(self.spec)
                 self._exec = None
                 self._generation = context.generation
@@ -70,13 +83,29 @@ class Plan:
             self._env = self.spec.environment()
         return self._env
 
-    def run(self, argv: Any, **kw: Any) -> Completed:
+    @property
+    def copies(self) -> bool:
+        """Whether each of its containers gets a copy of the image's files (snapshotter "vfs")."""
+        if self.image is None or not self.image.copies:
+            return False
+        return self.spec.rootfs is self.image.layers and not self.spec.read_only and self.spec.upper is None
+
+    def argv(self, argv: Any) -> list[Any]:
+        """The command of a launch: as given, or as an image completes it."""
+        return argv_of(argv) if self.image is None else self.image.argv(argv)
+
+    def run(self, argv: Any = None, **kw: Any) -> Completed:
         """As fastctr.run(), of this plan."""
         from .api import run_plan
 
+        if self.copies:
+            from .from_image import Copied
+
+            with Copied(self) as own:
+                return run_plan(own, argv, **kw)
         return run_plan(self, argv, **kw)
 
-    def container(self, argv: Any, **kw: Any) -> Container:
+    def container(self, argv: Any = None, **kw: Any) -> Container:
         """As fastctr.Container(), of this plan."""
         from .container import Container
 
@@ -89,6 +118,8 @@ class Plan:
         """
         if not isinstance(n, int) or not 0 <= n <= 1024:
             raise ValueError(f"n: {n!r} is not a number from 0 to 1024")
+        if self.copies:
+            return  # each has files of its own, which are copied when it starts
         self.core().warm(n)
 
     def close(self) -> None:
@@ -109,13 +140,24 @@ class Plan:
         return f"Plan({self.spec!r})"
 
 
-def plan_for(spec: Spec) -> Plan:
+def plan_of(kw: dict[str, Any], spec: Spec | None = None) -> Plan:
+    """The cached plan of the container's keywords, which are taken out of kw, over those of a spec."""
+    given = split(kw)
+    if not IMAGE_FIELDS.isdisjoint(kw):
+        from .from_image import plan_of as of_image
+
+        return of_image({name: kw.pop(name) for name in list(kw) if name in IMAGE_FIELDS}, given, spec)
+    return plan_for(spec.replace(**given) if spec is not None and given else spec or Spec(**given))
+
+
+def plan_for(spec: Spec, use: Use | None = None) -> Plan:
     """The cached plan of a spec: the same content gives the same plan. The 64 last used are kept."""
+    key = spec if use is None else (spec, use)
     with _cache_lock:
-        plan = _cache.pop(spec, None)
+        plan = _cache.pop(key, None)
         if plan is None:
-            plan = Plan(spec)
-        _cache[spec] = plan
+            plan = Plan(spec, use=use)
+        _cache[key] = plan
         old = _cache.pop(next(iter(_cache))) if len(_cache) > _CACHE_MAX else None
     del old  # closed with its last user: another thread may be about to launch it
     return plan

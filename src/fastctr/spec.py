@@ -201,7 +201,7 @@ LIMITS = frozenset(limits.FIELDS) | frozenset(limits.ALIASES)
 _REFUSED = {
     "privileged": 'is not offered; use cap_add=["ALL"], seccomp="unconfined" and devices= as far as needed',
     "ports": "is not offered: networks between containers come with the engine",
-    "image": 'is not offered yet; unpack it and give rootfs="/path"',
+    "image": "belongs to run(), Plan() and Container(), which make a Spec of it",
     "network_mode": "is Docker's name; use network=",
     "environment": "is Docker's name; use env=",
     "working_dir": "is Docker's name; use cwd=",

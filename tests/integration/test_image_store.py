@@ -256,6 +256,16 @@ def test_platforms(store):
         store.resolve("single", "linux/amd64")
 
 
+def test_another_platform_comes_later(store):
+    """The index is the same as before, and the answer is not."""
+    here, other = Image([make_layer({"a": "1"})]), Image([make_layer({"a": "2"})], architecture="s390x")
+    Index([other, here], present=[other]).put(store, "multi")
+    again = Store(store.root)
+    assert store.resolve("multi").id == again.resolve("multi").id == other.config_digest
+    Index([other, here]).put(store, "multi")
+    assert store.resolve("multi").id == again.resolve("multi").id == here.config_digest
+
+
 def test_incomplete_is_not_found(store):
     image = Image([make_layer({"a": "1"})]).put(store, "app")
     os.unlink(store.blob_path(image.config_digest))
@@ -287,7 +297,6 @@ def test_cached_resolve_is_quick_and_light(store):
         heavy = {{"hashlib", "urllib3", "isal", "zstandard", "rich", "dataclasses", "subprocess", "typing", "json", "re"}}
         print(*heavy & (set(sys.modules) - before))
         store.resolve("app")
-        heavy -= {{"json", "re"}}
         print(*heavy & (set(sys.modules) - before))
         best = 1
         for _ in range(20):

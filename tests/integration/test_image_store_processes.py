@@ -356,6 +356,27 @@ def test_full_disk(store):
     assert os.listdir(store.root) == []
 
 
+def test_read_only_store(store):
+    """Baked into a system image, or mounted from elsewhere: good for starting from."""
+    code = """
+        import subprocess
+        subprocess.run(["mount", "--bind", sys.argv[1], sys.argv[1]], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", sys.argv[1]], check=True)
+        chains = store.resolve("app").chain_ids
+        store.hold("overlay", chains)
+        store.hold("overlay", chains)
+        store.release_holds()
+        say(len(store.images()), len(store.df().images), os.listdir(store.root + "/leases"))
+        try:
+            store.add_bytes(b"x")
+        except StoreError as error:
+            say(error)
+    """
+    Image([make_layer({"a": "1"})]).put(store, "app")
+    out = end(start(store, code, prefix=[*may_unshare(), "--"]))
+    assert out[0] == "1 1 []" and "Read-only file system" in out[1]
+
+
 def test_somebody_elses_store(store, user_place):
     """Read where modes allow, and a clear error where something is to be written."""
     image = Image([make_layer({"a": "1"})]).put(store, "app")

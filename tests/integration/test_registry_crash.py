@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from fastctr.image.pull import pull
 from fastctr.image.store import Store
 from image_support import Image, make_layer
 from registry_support import ImageServer, assert_whole, private  # noqa: F401
@@ -87,3 +91,31 @@ def test_killed_at_100_moments(tmp_path):
         killed, ended, stores = map(int, done.stdout.split())
         assert killed == 100 and ended >= 1
         assert_whole(Store(f"{tmp_path}/{stores}"), image)
+
+
+def test_interrupted(tmp_path):
+    image = Image([make_layer({"file": random.Random(1).randbytes(500_000)}) for _ in range(2)])
+    code = (
+        "import sys; from fastctr.image.pull import pull; from fastctr.image.store import Store;"
+        "pull(Store(sys.argv[1]), sys.argv[2], unpack=False, progress=lambda e: print(e.action, flush=True))"
+    )
+    root = str(tmp_path / "store")
+    with ImageServer(image, rate=100_000) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, root, f"{server.host}/slow:1"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while process.stdout.readline() != "downloading\n":
+            pass
+        time.sleep(0.2)
+        before = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert time.monotonic() - before < 2
+        assert process.returncode == -signal.SIGINT and errors.rstrip().endswith("KeyboardInterrupt"), errors
+        assert "Exception ignored" not in errors and errors.count("Traceback") <= 2
+        assert not os.listdir(f"{root}/leases") and os.listdir(f"{root}/ingest")
+        server.rate = None
+        pull(Store(root), f"{server.host}/slow:1", unpack=False)
+        assert any("Range" in headers for _, _, headers in server.seen)
+    assert_whole(Store(root), image)

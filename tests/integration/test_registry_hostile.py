@@ -51,11 +51,16 @@ def test_plain(store, image):
         found = get(store, server)
         assert found.id == image.config_digest and found.diff_ids == image.diff_ids
         assert_whole(store, image)
-        # One GET for each thing, no ping, no HEAD; the second time the manifest alone.
+        # One GET for each thing, no ping; the second time one HEAD.
         assert [m for m, _, _ in server.seen] == ["GET"] * 5
         assert all(h["User-Agent"].startswith("fastctr/") for _, _, h in server.seen)
-        get(store, server)
-        assert len(server.seen) == 6
+        told = []
+        get(store, server, progress=told.append)
+        assert [m for m, _, _ in server.seen[5:]] == ["HEAD"] and told[-1].action == "exists"
+        os.unlink(store.blob_path(image.layers[0]))
+        get(store, server, progress=told.append)
+        assert [m for m, _, _ in server.seen[6:]] == ["HEAD", "GET"] and told[-1].action == "done"
+        assert_whole(store, image)
 
 
 def test_wrong_digest_once_and_always(store, image):

@@ -7,6 +7,8 @@ import os
 import random
 import socket
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -22,7 +24,9 @@ from image_support import Image, Index, make_layer
 from registry_support import (
     PASSWORD,
     USER,
+    ImageServer,
     Running,
+    Server,
     TokenServer,
     assert_whole,
     fails,
@@ -343,33 +347,25 @@ def test_tls(tmp_path, store, other, monkeypatch, private):  # noqa: F811
             remote(name)
 
 
-def test_two_at_once_share_the_work(registry, store, tmp_path):
-    from registry_support import ImageServer
-
-    image = some_image(15, layers=4, size=100_000)
+def test_two_processes_at_once_share_the_work(tmp_path):
+    image, root = some_image(15, layers=4, size=100_000), str(tmp_path / "shared")
+    code = (
+        "import sys; from fastctr.image.pull import pull; from fastctr.image.store import Store;"
+        "print(pull(Store(sys.argv[1]), sys.argv[2], unpack=False).id)"
+    )
     with ImageServer(image, rate=400_000) as server:
-        errors = []
-
-        def run():
-            try:
-                fetch(Store(str(tmp_path / "shared")), f"{server.host}/both:1")
-            except BaseException as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=run) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not errors
-        assert_whole(Store(str(tmp_path / "shared")), image)
+        both = [
+            subprocess.Popen([sys.executable, "-c", code, root, f"{server.host}/both:1"], stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        assert [each.communicate(timeout=60)[0].strip() for each in both] == [image.config_digest] * 2
+        assert_whole(Store(root), image)
         blobs = [path for _, path, _ in server.seen if "/blobs/" in path]
         assert len(blobs) == len(set(blobs)) == 5
+    assert not os.listdir(f"{root}/leases")
 
 
 def test_proxies(registry, store, monkeypatch):
-    from registry_support import Server
-
     def respond(handler):
         handler.answer(502, b"no")
 

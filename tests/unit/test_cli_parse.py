@@ -234,7 +234,7 @@ def test_help_and_unknown_commands(capsys):
     assert cli.main(["--help"]) == 0 and "fastctr COMMAND" in capsys.readouterr().out
     assert cli.main(["run", "--help"]) == 0 and "--memory SIZE" in capsys.readouterr().out
     assert cli.main(["gc", "--help"]) == 0 and cli.main(["info", "--help"]) == 0
-    assert cli.main(["rum"]) == 125 and "did you mean run?" in capsys.readouterr().err
+    assert cli.main(["runn"]) == 125 and "did you mean run?" in capsys.readouterr().err
     assert cli.main([]) == 125 and cli.main(["gc", "x"]) == 125 and cli.main(["info", "-x"]) == 125
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastctr.errors import ImageError, ImageNotFound, SpecError
@@ -114,6 +115,37 @@ def test_what_it_says_and_how_it_came_must_agree():
 def test_not_json(parse, data):
     with pytest.raises(ImageError):
         parse(data)
+
+
+_json = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)  # fmt: skip
+
+
+def _both(text, monkeypatch):
+    """By the scanner alone, as before json was imported, and by json: values, or None for an error."""
+    found = []
+    for names in (set(sys.modules) - {"json"}, set(sys.modules)):
+        with monkeypatch.context() as patch:
+            patch.setattr(oci, "sys", type("", (), {"modules": names}))
+            try:
+                found.append(repr(oci._loads(text)))
+            except (ValueError, RecursionError):
+                found.append(None)
+    return found
+
+
+@given(_json, st.sampled_from(["", " ", "\n\t\r"]), st.sampled_from(["", " ", "\n", "x", ",", "\x00"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_short_way_to_json(monkeypatch, value, before, after):
+    one, two = _both(before + json.dumps(value) + after, monkeypatch)
+    assert one == two
+
+
+@pytest.mark.parametrize("text", ["", " ", "{", "[1,]", "{'a':1}", '"\n"', "NaN", "[Infinity]", "01", "1 2", "\ufeff{}", '{"a":1,"a":2}',
+                                  "tru", "[" * 100_000, '"\\ud800"', "-", "1e999", "\x0b{}"])  # fmt: skip
+def test_the_short_way_to_no_json(monkeypatch, text):
+    one, two = _both(text, monkeypatch)
+    assert one == two
 
 
 def test_too_big():

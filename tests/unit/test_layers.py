@@ -33,10 +33,13 @@ def test_the_c_core_is_in_files_that_can_be_read(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 600
 
 
+INCLUDED = re.findall(r'^include "(\w+\.pxi)"', (PACKAGE / "_core.pyx").read_text(), re.M)
+
+
 def test_only_the_core_module_knows_the_c_headers() -> None:
     for path in PACKAGE.rglob("*.p[yx]*"):
         if path.suffix in (".pyx", ".pxd", ".pxi"):
-            assert path.name.startswith(("_core.", "_native.")), path
+            assert path.name.startswith("_core.") or path.name in INCLUDED, path
         elif path.suffix == ".py":
             text = path.read_text()
             assert "cimport" not in text
@@ -61,6 +64,31 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found.update(alias.name.removeprefix("fastctr.") for alias in node.names if alias.name.startswith("fastctr."))
     return found
+
+
+IMAGE_MAY_USE = {"image", "_core", "errors", "units", "rights", "__version__"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "image").rglob("*.py")), ids=lambda path: path.stem)
+def test_images_know_nothing_of_containers(path: Path) -> None:
+    """Downwards only: the core, errors and words for numbers."""
+    for module in _imports(path):
+        assert module.split(".")[0] in IMAGE_MAY_USE, f"{path} imports {module}"
+
+
+# third parties' packages and slow modules of Python are for those who use them, when they do
+AT_THE_TOP = ("urllib3", "isal", "zstandard", "rich", "tarfile", "subprocess", "dataclasses", "argparse", "logging", "asyncio",
+              "http.client", "urllib", "ssl", "email", "tempfile", "ctypes")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_slow_to_import_is_not_at_the_top(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        for name in names:
+            assert not any(name == slow or name.startswith(slow + ".") for slow in AT_THE_TOP), f"{path} imports {name}"
 
 
 def _modules(*parts: str) -> list[Path]:

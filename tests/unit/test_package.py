@@ -135,7 +135,8 @@ def imports_of(path: Path) -> set[str]:
 
 MODULES = {".".join(["fastctr", *path.relative_to(SOURCE).with_suffix("").parts]): imports_of(path)
            for path in SOURCE.rglob("*.py")}
-LAUNCHING = {"fastctr.api", "fastctr.container", "fastctr.results", "fastctr.plan", "fastctr.context", "fastctr.communicate", "fastctr.maintenance"}
+LAUNCHING = {"fastctr.api", "fastctr.container", "fastctr.results", "fastctr.plan", "fastctr.context", "fastctr.communicate", "fastctr.maintenance",
+             "fastctr.from_image", "fastctr.images"}
 
 
 def test_only_the_launching_modules_know_the_core():

@@ -40,10 +40,15 @@ def parse(
     table: Sequence[Option],
     argv: Sequence[str],
     refused: dict[str, str] | None = None,
+    mixed: bool = False,
 ) -> tuple[dict[str, list[str | bool]], list[str]]:
-    """({key: what was given, in order}, the arguments after the options). Raises UsageError."""
+    """({key: what was given, in order}, the arguments after the options). Raises UsageError.
+
+    With mixed, options may follow arguments, up to `--`.
+    """
     by_name = {name: option for option in table for name in option.names}
     given: dict[str, list[str | bool]] = {}
+    rest: list[str] = []
     place = 0
     while place < len(argv):
         word = argv[place]
@@ -51,6 +56,9 @@ def parse(
         if word == "--":
             break
         if not word.startswith("-") or word == "-":
+            if mixed:
+                rest.append(word)
+                continue
             place -= 1
             break
         if word.startswith("--"):
@@ -78,7 +86,7 @@ def parse(
             else:
                 value, place = _next(argv, place, name)
             given.setdefault(option.key, []).append(value)
-    return given, list(argv[place:])
+    return given, rest + list(argv[place:])
 
 
 def _find(by_name: dict[str, Option], name: str, refused: dict[str, str] | None) -> Option:

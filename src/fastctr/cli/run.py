@@ -43,16 +43,17 @@ def run(argv: Sequence[str]) -> int:
         if own.get("_help"):
             print(USAGE + "\n" + help_text(TABLE) + "\n\n" + EXITS)
             return 0
+        options = own_options(own)
+        if "_image" in own or "_name" in own:
+            from .run_image import plan_of
+
+            plan, kept = plan_of(fields, own, command)
+            return launch_kept(command or None, plan, options, kept, own.get("_rm", False))
         from ..spec import Spec
 
-        options = _own(own)
-        spec = Spec(**fields)
+        return _launch(command, {"spec": Spec(**fields)}, options)
     except UsageError as error:
         return _fail(f"{error}\nSee 'fastctr run --help'.")
-    except SpecError as error:
-        return _fail(error.render(error.where.replace(error.field, option_of(error.field), 1)))
-    try:
-        return _launch(command, spec, options)
     except SpecError as error:
         return _fail(error.render(error.where.replace(error.field, option_of(error.field), 1)))
     except LaunchError as error:
@@ -79,7 +80,8 @@ class _Options:
         self.stop_timeout = 10.0
 
 
-def _own(own: dict[str, Any]) -> _Options:
+def own_options(own: dict[str, Any]) -> _Options:
+    """The options that are no fields, checked. Raises UsageError, SpecError."""
     from .. import units
 
     options = _Options()
@@ -110,10 +112,24 @@ def signal_number(text: str) -> int:
     return int(found)
 
 
-def _launch(command: list[str], spec: Any, options: _Options) -> int:
+def launch_kept(command: list[str] | None, plan: Any, options: _Options, kept: Any = None, remove: bool = False) -> int:
+    """Launch a plan, and note in the kept container, if there is one, how that went."""
+    try:
+        code = _launch(command, {"plan": plan}, options, kept)
+        if kept is not None and not remove:
+            kept.ended(code)
+        return code
+    finally:
+        plan.close()
+        if kept is not None:
+            kept.release()
+            if remove:
+                kept.remove()
+
+
+def _launch(command: list[str] | None, kw: dict[str, Any], options: _Options, kept: Any = None) -> int:
     from ..container import Container
 
-    kw: dict[str, Any] = {"spec": spec}
     if options.tty:
         from .terminal import size
 
@@ -124,6 +140,8 @@ def _launch(command: list[str], spec: Any, options: _Options) -> int:
         kw["timings"] = True
     with _Signals(options.proxy) as signals, Container(command, **kw) as container:
         signals.send_to(container)
+        if kept is not None:
+            kept.began(container.pid)
         if options.tty:
             from .terminal import Relay
 
@@ -136,7 +154,7 @@ def _launch(command: list[str], spec: Any, options: _Options) -> int:
         if options.timings:
             _print_figures("timings (microseconds)", _timings(container.timings))
         if container.killed_by == "oom":
-            limit = spec.memory
+            limit = container._plan.spec.memory
             where = f" (limit {limit} bytes: -m)" if limit else ""
             print(f"fastctr: killed: out of memory{where}", file=sys.stderr)
     return code
@@ -149,8 +167,9 @@ def _wait(container: Any, options: _Options, wait: Any) -> int:
     if _ended(wait, options.timeout):
         return _exit_code(container.returncode)
     print(f"fastctr: timed out after {options.timeout:g} s", file=sys.stderr)
-    if options.stop_signal is not None:
-        container.send_signal(options.stop_signal)
+    stop = options.stop_signal or container.stop_signal
+    if stop is not None:
+        container.send_signal(stop)
         if _ended(wait, options.stop_timeout):
             return TIMED_OUT
     container.kill()

@@ -33,8 +33,15 @@ TABLE = (
     Option("--sig-proxy", FLAG, "_sig_proxy", "", "pass signals on to the command (default true)"),
     Option("--stats", FLAG, "_stats", "", "print the figures of the control group at the end"),
     Option("--timings", FLAG, "_timings", "", "print how long each stage of the start took"),
-    Option("--rm", FLAG, "_rm", "", "accepted: nothing is ever left behind"),
+    Option("--rm", FLAG, "_rm", "", "remove it at the end also if it has a --name (without one nothing is kept)"),
     Option("--help", FLAG, "_help", "", "print this"),
+    heading("Image"),
+    Option("--pull", VALUE, "_pull", "POLICY", "get the image if it is missing (default), always, or never"),
+    Option("--platform", VALUE, "_platform", "PLATFORM", "which of the image's platforms, as linux/arm64"),
+    Option("--entrypoint", VALUE, "_entrypoint", "COMMAND", 'in place of the image\'s entrypoint ("": none)'),
+    Option("--snapshotter", VALUE, "_snapshotter", "NAME", "how it is unpacked: overlay (default), erofs, vfs"),
+    Option("-q --quiet", FLAG, "_quiet", "", "show no progress of a pull"),
+    Option("--name", VALUE, "_name", "NAME", "keep the container and its changes under this name"),
     heading("Root file system"),
     Option("--read-only", FLAG, "read_only", "", "mount it read-only"),
     Option(
@@ -135,14 +142,11 @@ REFUSED = {
     "--detach": _FOREGROUND,
     "--restart": _FOREGROUND,
     "--detach-keys": _FOREGROUND,
-    "--name": _ENGINE,
     "-p": _ENGINE,
     "--publish": _ENGINE,
     "-P": _ENGINE,
     "--publish-all": _ENGINE,
     "--volumes-from": _ENGINE,
-    "--pull": _ENGINE,
-    "--platform": _ENGINE,
     "-l": _ENGINE,
     "--label": _ENGINE,
     "--dns": _ENGINE,
@@ -151,18 +155,18 @@ REFUSED = {
     "--log-driver": _ENGINE,
     "--cidfile": _ENGINE,
     "--privileged": "is not offered: use --cap-add, --security-opt seccomp= and --device as far as needed",
-    "--entrypoint": "is not offered: the command is given whole",
     "--gpus": "is not offered: use --device and --volume",
     "-a": "is not offered: output is always attached, input with -i",
     "--attach": "is not offered: output is always attached, input with -i",
     "--kernel-memory": "is not offered: kernels have dropped it",
     "--isolation": "is for Windows",
 }
-USAGE = """Usage: fastctr run [OPTIONS] ROOTFS|host [--] COMMAND [ARG...]
+USAGE = """Usage: fastctr run [OPTIONS] IMAGE|ROOTFS|host [--] [COMMAND] [ARG...]
 
-Run a command in a new container and wait for it. ROOTFS is a directory; "host" is this machine's own
-root as the read-only lower layer (see the docs for what that exposes). All else is the container's own:
-namespaces, /proc, /dev, /tmp, capabilities, a system call filter, a control group."""
+Run a command in a new container and wait for it. IMAGE is a name or an id; without COMMAND the image's own
+is run. ROOTFS is a directory, written with / or ./ in front; "host" is this machine's own root as the
+read-only lower layer (see the docs for what that exposes). All else is the container's own: namespaces,
+/proc, /dev, /tmp, capabilities, a system call filter, a control group."""
 EXITS = """Exit code: the command's; 128+N if signal N killed it; 124 at the timeout; 125 if the container
 could not be made, 126 if the command cannot be executed, 127 if it is not found."""
 
@@ -171,6 +175,8 @@ def option_of(field: str) -> str:
     """The option that sets a field, for messages."""
     special = {
         "rootfs": "ROOTFS",
+        "image": "IMAGE",
+        "argv": "COMMAND",
         "env": "--env",
         "files": "--file",
         "seccomp": "--security-opt seccomp",
@@ -197,17 +203,38 @@ def parse_run(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list
     if own.get("_help"):
         return {}, own, []
     if not rest:
-        raise UsageError('no ROOTFS given: name a directory, or "host"')
-    rootfs, command = rest[0], rest[1:]
+        raise UsageError('nothing to run given: name an image, a directory as ./dir, or "host"')
+    root, command = rest[0], rest[1:]
     if command[:1] == ["--"]:
         command = command[1:]
-    if not command:
-        raise UsageError("no command given")
-    if not rootfs:
-        raise UsageError("ROOTFS is empty")
-    values["rootfs"] = [rootfs, *own.pop("_layers")] if "_layers" in own else rootfs
+    if not root:
+        raise UsageError("IMAGE is empty")
+    if is_directory(root):
+        if not command:
+            raise UsageError("no command given")
+        for key, option in IMAGE_ONLY.items():
+            if key in own:
+                raise UsageError(f"{option} is about images, and {root} is a directory")
+        values["rootfs"] = [root, *own.pop("_layers")] if "_layers" in own else root
+    else:
+        if "_layers" in own:
+            raise UsageError("--layer is for a ROOTFS directory, and images have layers of their own")
+        own["_image"] = root
     _fields(values, own)
     return values, own, command
+
+
+IMAGE_ONLY = {
+    "_pull": "--pull",
+    "_platform": "--platform",
+    "_entrypoint": "--entrypoint",
+    "_snapshotter": "--snapshotter",
+}
+
+
+def is_directory(text: str) -> bool:
+    """Whether the first argument is a directory of this machine and no image."""
+    return text in ("host", ".", "..") or text.startswith(("/", "./", "../"))
 
 
 def _fields(values: dict[str, Any], own: dict[str, Any]) -> None:

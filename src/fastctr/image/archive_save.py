@@ -77,8 +77,8 @@ class _Archive:
             self.manifests.append(described)
         if self.docker:
             item = self.items[image.id]
-            if name is not None and (tag := parse(name).familiar) not in item["RepoTags"]:
-                item["RepoTags"].append(tag)
+            if name is not None and name not in item["RepoTags"]:
+                item["RepoTags"].append(name)  # in full: podman takes a short one for its own
 
     def _whole_index(self, image: Resolved) -> oci.Descriptor | None:
         """The index an image came by, if everything below it is here (OCI only)."""

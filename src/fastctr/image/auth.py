@@ -203,7 +203,7 @@ class Authenticator:
 
         try:
             reply = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
             raise AuthError(realm, "answers with something that is not a token")

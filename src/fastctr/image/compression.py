@@ -70,7 +70,8 @@ def _gzip() -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
     except ImportError:
         return _Zlib, (zlib.error, EOFError)
     flag = igzip_lib.DECOMP_GZIP
-    return lambda: igzip_lib.IgzipDecompressor(flag=flag), (isal_zlib.error, igzip_lib.error, zlib.error, EOFError)
+    errors: Any = (isal_zlib.error, igzip_lib.error, zlib.error, EOFError)
+    return lambda: igzip_lib.IgzipDecompressor(flag=flag), errors
 
 
 def _bzip2() -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
@@ -91,6 +92,7 @@ class _Members:
     def __init__(self, kind: str, where: str) -> None:
         self._new, self._errors = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz}[kind]()
         self._kind, self._where = kind, where
+        self._first = {"gzip": 0x1F, "bzip2": 0x42, "xz": 0xFD}[kind]
         self._one: Any = self._new()
         self._padding = False
 
@@ -99,10 +101,13 @@ class _Members:
         at, size = 0, len(view)
         step = size
         while at < size:
-            if self._one is None and not self._next(view[at]):
-                if any(view[at:]):
-                    raise ArchiveError(self._where, f"has something that is no {self._kind} after its end")
-                return
+            if self._one is None:
+                if self._padding or view[at] != self._first:  # zeros may follow: tapes, block devices
+                    self._padding = True
+                    if any(view[at:]):
+                        raise ArchiveError(self._where, f"has something that is no {self._kind} after its end")
+                    return
+                self._one = self._new()
             part = view[at : at + step]
             try:
                 piece = self._one.decompress(part, PIECE)
@@ -120,14 +125,6 @@ class _Members:
                 at -= len(self._one.unused_data)
                 step = 8192
                 self._one = None
-
-    def _next(self, first: int) -> bool:
-        """Begin another member, unless padding with zeros has begun."""
-        if self._padding or first == 0:
-            self._padding = True
-            return False
-        self._one = self._new()
-        return True
 
     def finish(self) -> None:
         if self._one is not None:

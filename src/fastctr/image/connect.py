@@ -30,6 +30,8 @@ CERTS = ("/etc/docker/certs.d", "/etc/containers/certs.d", "~/.config/docker/cer
 class NetworkError(RegistryError):
     """No whole answer came: not connected, cut, silent for too long or too slow. `status` is None."""
 
+    final = False  # whether another attempt would end the same way
+
 
 def is_loopback(host: str) -> bool:
     """Whether `host` (with or without a port) is this machine by its name: 127.0.0.0/8, ::1, localhost."""
@@ -54,7 +56,7 @@ def origin(url: str) -> tuple[str, str, int]:
         port = parts.port
     except ValueError:
         raise RegistryError(shown(url), "is not a URL") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
         raise RegistryError(shown(url), "is not an http or https URL")
     return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
@@ -115,7 +117,7 @@ def tls_context(host: str, insecure: bool) -> ssl.SSLContext:
     context = ssl.create_default_context() if not insecure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    for base in CERTS:
+    for base in CERTS if "/" not in host and not host.startswith(".") else ():
         folder = os.path.join(os.path.expanduser(base), host)
         try:
             names = sorted(os.listdir(folder))

@@ -1,7 +1,7 @@
 """What a container has changed, as `docker diff` lists it: (kind, path) with A added, C changed, D deleted.
 
-Paths are absolute and sorted. A directory is C when its own metadata is another, or when something was
-added to or deleted from it; a file that was copied up is C, also where its content is the same.
+Paths are absolute and sorted. A file is C when its kind, mode, owner, size, time or capabilities are others,
+a directory when its mode or owner is, or when there is a change below it; what was only copied up is none.
 """
 
 from __future__ import annotations
@@ -26,28 +26,38 @@ SYSTEM = ("/dev", "/proc", "/sys")
 """Where the container's own file systems are mounted: what is there is no change of the image."""
 
 _WALK = BENEATH | NO_SYMLINKS
-_OVERLAY = 0x794C7630
+_CAPS = "security.capability"
 
 
 def _exact(paths: Iterable[str]) -> set[str]:
     return {str(path).strip("/") for path in paths}
 
 
-def _same_directory(a: os.stat_result, b: os.stat_result) -> bool:
-    return a.st_mode == b.st_mode and a.st_uid == b.st_uid and a.st_gid == b.st_gid and a.st_mtime_ns == b.st_mtime_ns
+def _same(now: os.stat_result, before: os.stat_result, owner: tuple[int, int]) -> bool:
+    """By what docker goes: sizes and times only of what is no directory. owner: what it was before."""
+    if now.st_mode != before.st_mode or (now.st_uid, now.st_gid) != owner or now.st_rdev != before.st_rdev:
+        return False
+    return stat.S_ISDIR(now.st_mode) or (now.st_mtime_ns == before.st_mtime_ns and now.st_size == before.st_size)
+
+
+def _same_capabilities(now: str, before: str | None, info: os.stat_result) -> bool:
+    return not stat.S_ISREG(info.st_mode) or before is None or get_xattr(now, _CAPS) == get_xattr(before, _CAPS)
 
 
 class _Found:
-    """The list being made; parents of what was added or deleted are in it once."""
+    """The list being made; with something all directories above it are in it."""
 
     def __init__(self) -> None:
         self.kinds: dict[str, str] = {}
 
     def add(self, kind: str, path: str) -> None:
+        if kind != "C":
+            self.kinds[path] = kind
         self.kinds.setdefault(path, kind)
         parent = path.rpartition("/")[0]
-        if kind != "C" and parent:
-            self.kinds.setdefault(parent, "C")
+        while parent and parent not in self.kinds:
+            self.kinds[parent] = "C"
+            parent = parent.rpartition("/")[0]
 
     def result(self) -> list[tuple[str, str]]:
         return [(kind, "/" + path) for path, kind in sorted(self.kinds.items(), key=lambda i: os.fsencode(i[0]))]
@@ -90,40 +100,43 @@ def changes(lower_roots: Sequence[Root], upper: Root, *, exclude: Iterable[str] 
                 continue
             fd, entries = scanned
             try:
-                hides = bool(path) and is_opaque(fd)
+                todo += _changes_in(fd, path, entries, lower, found, left_out)
             finally:
                 os.close(fd)
-            prefix = path + "/" if path else ""
-            here = {name for name, info in entries if not is_whiteout(info)}
-            if hides:
-                for name in lower.names(path):
-                    if name not in here and prefix + name not in left_out:
-                        found.add("D", prefix + name)
-            for name, info in entries:
-                full = prefix + name
-                if full in left_out:
-                    continue
-                before = lower.stat(full)
-                if is_whiteout(info):
-                    if before is not None and not hides:
-                        found.add("D", full)
-                    continue
-                is_directory = stat.S_ISDIR(info.st_mode)
-                if before is None:
-                    found.add("A", full)
-                elif not (is_directory and stat.S_ISDIR(before.st_mode) and _same_directory(info, before)):
-                    found.add("C", full)
-                if is_directory:
-                    todo.append(full)
     return found.result()
 
 
-def _is_overlay(fd: int) -> bool:
-    """Whether it lies on an overlay, by fstatfs(2)."""
-    import ctypes
-
-    room = (ctypes.c_long * 64)()  # struct statfs, which begins with f_type
-    return ctypes.CDLL(None).fstatfs(fd, room) == 0 and room[0] == _OVERLAY
+def _changes_in(
+    fd: int, path: str, entries: list[tuple[str, os.stat_result]], lower: Layers, found: _Found, left_out: set[str]
+) -> list[str]:
+    """The changes in one directory of an upper; returns the directories in it."""
+    below = []
+    hides = bool(path) and is_opaque(fd)
+    prefix = path + "/" if path else ""
+    here = {name for name, info in entries if not is_whiteout(info)}
+    if hides:
+        for name in lower.names(path):
+            if name not in here and prefix + name not in left_out:
+                found.add("D", prefix + name)
+    for name, info in entries:
+        full = prefix + name
+        if full in left_out:
+            continue
+        place = lower.place(full)
+        if is_whiteout(info):
+            if place is not None and not hides:
+                found.add("D", full)
+            continue
+        if place is None:
+            found.add("A", full)
+        else:
+            before = os.lstat(place)
+            same = _same(info, before, (before.st_uid, before.st_gid))
+            if not same or not _same_capabilities(link_path(fd, name), place, info):
+                found.add("C", full)
+        if stat.S_ISDIR(info.st_mode):
+            below.append(full)
+    return below
 
 
 def _shift(ranges: Sequence[tuple[int, int, int]], value: int) -> int:
@@ -135,41 +148,21 @@ def _shift(ranges: Sequence[tuple[int, int, int]], value: int) -> int:
 
 class _Comparison:
     def __init__(
-        self, root: int, lower: Layers, uid_map: Sequence[tuple[int, int, int]], gid_map: Sequence[tuple[int, int, int]]
+        self, lower: Layers, uid_map: Sequence[tuple[int, int, int]], gid_map: Sequence[tuple[int, int, int]]
     ) -> None:
-        self.root = root
         self.lower = lower
         self.uid_map = uid_map
         self.gid_map = gid_map
-        self.overlay = _is_overlay(root)
-
-    def same_metadata(self, now: os.stat_result, before: os.stat_result) -> bool:
-        if now.st_mode != before.st_mode or now.st_mtime_ns != before.st_mtime_ns:
-            return False
-        owner = (now.st_uid, now.st_gid)
-        return owner in (
-            (before.st_uid, before.st_gid),
-            (_shift(self.uid_map, before.st_uid), _shift(self.gid_map, before.st_gid)),
-        )
 
     def same(self, fd: int, name: str, path: str, now: os.stat_result, before: os.stat_result) -> bool:
         """Whether an entry is still the lower one. Through an overlay that one's inode is seen, so its
-        change time, which nobody can set, tells; elsewhere the whole metadata is compared."""
+        change time, which nobody can set, tells; else the metadata do."""
         if now.st_ctime_ns == before.st_ctime_ns and now.st_mode == before.st_mode:
             return True
-        if stat.S_ISDIR(now.st_mode):
-            return self.same_metadata(now, before)
-        if self.overlay or not self.same_metadata(now, before):
+        owner = (_shift(self.uid_map, before.st_uid), _shift(self.gid_map, before.st_gid))
+        if not _same(now, before, owner):
             return False
-        if now.st_size != before.st_size or now.st_rdev != before.st_rdev:
-            return False
-        there = self.lower.place(path)
-        mine = link_path(fd, name)
-        if there is None:
-            return False
-        if stat.S_ISLNK(now.st_mode):
-            return os.readlink(mine) == os.readlink(there)
-        return get_xattr(mine, "security.capability") == get_xattr(there, "security.capability")
+        return _same_capabilities(link_path(fd, name), self.lower.place(path), now)
 
     def is_mount(self, fd: int, name: str) -> bool:
         try:
@@ -197,7 +190,7 @@ def compare(
     found, left_out = _Found(), _exact(exclude)
     with as_root(merged) as root:
         lower = Layers(lower_roots)
-        look = _Comparison(root, lower, uid_map, gid_map)
+        look = _Comparison(lower, uid_map, gid_map)
         todo = [("", True)]
         while todo:
             path, is_old = todo.pop()

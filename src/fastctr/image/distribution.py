@@ -26,6 +26,7 @@ __all__ = ["Repository", "log_in"]
 _SAID_LIMIT = 64 << 10  # bytes of an error's body
 _TAGS_LIMIT = 16 << 20
 _PAGES = 10_000
+_TAGS = 1_000_000
 _VAGUE = ("", "application/json", "application/octet-stream", "text/plain")  # types that say nothing
 _ACCEPT = ", ".join(oci.ACCEPT)
 
@@ -132,6 +133,13 @@ class Repository:
             raise RegistryError(url, f"answers with {shown(kind)}, which is not a manifest", status=answer.status)
         return data, oci.Descriptor(kind, digest, len(data))
 
+    def digest(self, which: str) -> str:
+        """The digest of what a tag stands for, by a HEAD (which no registry counts as a pull); "" if it says none."""
+        answer = self.request("HEAD", f"{self.base}/manifests/{which}", {"Accept": _ACCEPT})
+        answer.discard()
+        found: str = answer.headers.get("Docker-Content-Digest", "") if answer.status == 200 else ""
+        return found if digests.valid(found) else ""
+
     def has_manifest(self, which: str) -> bool:
         """Whether there is one of that tag or digest."""
         return self._has(f"{self.base}/manifests/{which}", {"Accept": _ACCEPT})
@@ -186,14 +194,14 @@ class Repository:
             links = answer.headers.get("Link", "")
             try:
                 listed = json.loads(answer.read(_TAGS_LIMIT)).get("tags") or []
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 raise RegistryError(url, "answers with something that is not a list of tags") from None
             found += [tag for tag in listed if isinstance(tag, str)]
             seen.add(url)
             url = _next_page(answer.url, links)
             if not url:
                 return list(dict.fromkeys(found))
-            if url in seen or origin(url) != origin(self.base):
+            if url in seen or len(found) > _TAGS or origin(url) != origin(self.base):
                 break
         raise RegistryError(url, "does not come to an end of its tags")
 
@@ -223,7 +231,7 @@ def said(answer: Answer) -> str:
         errors = json.loads(body)["errors"]
         parts = [f"{each.get('code', '')} {each.get('message', '')}".strip() for each in errors]
         return shown("; ".join(part for part in parts if part)[:400], 420).strip('"')
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     kind = answer.headers.get("Content-Type", "")
     return shown(body.decode(errors="replace").strip(), 200).strip('"') if kind.startswith("text/plain") else ""

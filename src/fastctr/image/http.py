@@ -142,6 +142,7 @@ class Http:
         self._insecure = insecure or (lambda host: False)
         self._pools: dict[tuple[str, str, int], Any] = {}
         self._schemes: dict[str, str] = {}
+        self._reached: set[tuple[str, str, int]] = set()  # who has answered before is asked again after a failure
         self._lock = threading.Lock()
         self._live: set[Any] = set()
         self._heads: dict[Any, float] = {}  # connection -> when its response's head must be there
@@ -278,16 +279,19 @@ class Http:
             try:
                 answer = self._once(method, url, where, sent, body)
             except NetworkError as error:
-                if last or self._closed.is_set() or getattr(error, "final", False):
+                if last or self._closed.is_set() or error.final:
                     raise
                 self.sleep(self._pause(attempt))
                 continue
+            self._reached.add(where)
             if answer.status in _RETRIED and not last:
                 wait = retry_after(answer.headers.get("Retry-After"))
                 answer.discard()
                 self.sleep(self._pause(attempt) if wait is None else min(wait, self.settings.retry_after))
                 continue
             if follow and answer.status in _REDIRECTS and answer.headers.get("Location"):
+                if method not in ("GET", "HEAD") and (answer.status < 307 or not isinstance(body, bytes)):
+                    return answer  # what was sent cannot be sent again, or would not be
                 hops += 1
                 attempt = 0
                 if hops > self.settings.redirects:
@@ -304,7 +308,7 @@ class Http:
         return min(10.0, self.settings.backoff * 2.0 ** (attempt - 1)) * (0.75 + random.random() / 2)
 
     def _once(self, method: str, url: str, where: tuple[str, str, int], headers: dict[str, str], body: Any) -> Answer:
-        from urllib3.exceptions import HTTPError, SSLError
+        from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
         try:
             raw = self._pool(where).urlopen(
@@ -318,8 +322,9 @@ class Http:
             )
         except (HTTPError, OSError, ValueError) as error:
             failed = NetworkError(url, why(error), hint(error))
-            if isinstance(error, SSLError) and "CERTIFICATE" in str(error):
-                failed.final = True  # type: ignore[attr-defined]  # asking again gives the same certificate
+            # Asking again gives the same certificate; and nobody there is a wrong name more often than a moment's lack.
+            nobody = isinstance(error, (NewConnectionError, ConnectTimeoutError)) and where not in self._reached
+            failed.final = nobody or (isinstance(error, SSLError) and "CERTIFICATE" in str(error))
             raise failed from error
         return Answer(raw, url, self.settings)
 

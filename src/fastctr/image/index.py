@@ -7,6 +7,7 @@ that lost its last name stays as a descriptor without one ("dangling") until it 
 from __future__ import annotations
 
 import os
+import time
 
 from ..errors import SpecError, StoreError
 from .ingest import store_error
@@ -152,7 +153,9 @@ class References:
                 before = self.stamp()
                 old = self._read()
                 entries = edit(list(old))
-                if entries == old and before[0]:
+                if entries == old and before[0]:  # still, what is below a name may be more than before
+                    later = max(time.time_ns(), before[1] + 1)
+                    os.utime(self.path, ns=(later, later))
                     return
                 write_index(new, entries, before[1])
                 os.rename(new, self.path)
@@ -182,8 +185,6 @@ def _set(entries: Entries, key: str | None, target: Descriptor) -> Entries:
 
 def write_index(path: str, entries: Entries, after_ns: int = 0) -> None:
     """Write and sync an index.json whose modification time is later than `after_ns`."""
-    import time
-
     manifests: list[dict[str, Any]] = []
     for name, each in entries:
         made = each.to_json()

@@ -9,9 +9,11 @@ while it looks and removes. So a thing that was found after its line was written
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import os
 
+from .ingest import store_error
 from .locks import FileLock, same_file, try_lock
 
 TYPE_CHECKING = False
@@ -27,10 +29,8 @@ class Lease:
     it too. Safe to use from several threads."""
 
     def __init__(self, store: Store) -> None:
-        import threading
-
         self._store = store
-        self._guard = threading.Lock()
+        self._guard = _thread.allocate_lock()
         self._lines: set[str] = set()
         self._fd = -1
         self.path = f"{store.root}/leases/{os.getpid()}-{os.urandom(6).hex()}"
@@ -43,13 +43,8 @@ class Lease:
                 fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
             self.close()
-            raise self._error(error) from None
+            raise store_error(error, self.path) from None
         store.open_leases.append(self)
-
-    def _error(self, error: OSError) -> Exception:
-        from .ingest import store_error  # not at the top: a start from an image takes a lease, and needs no more
-
-        return store_error(error, self.path)
 
     def blob(self, *digests: str) -> None:
         """Keep these blobs, and if one is an index or a manifest everything it names."""
@@ -70,7 +65,7 @@ class Lease:
                     while data:
                         data = data[os.write(self._fd, data) :]
             except OSError as error:
-                raise self._error(error) from None
+                raise store_error(error, self.path) from None
             self._lines.update(new)
 
     def close(self) -> None:

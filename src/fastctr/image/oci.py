@@ -6,6 +6,8 @@ document need not.
 
 from __future__ import annotations
 
+import sys
+
 from ..errors import ImageError, ImageNotFound, shown
 from . import digest as digests
 from .platform import Platform as Platform
@@ -155,14 +157,44 @@ def _string_map(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 
-def load_json(data: bytes, where: str, limit: int = DOCUMENT_MAX) -> dict[str, Any]:
-    """A JSON object. Raises ImageError if it is too big, not UTF-8, not JSON, or nested without end."""
+def _loads(text: str) -> object:
+    """json.loads, by its scanner in C alone where nobody imported json yet: that brings re and enum with it,
+    which takes longer than a start. Raises ValueError."""
+    if "json" not in sys.modules:
+        try:
+            from _json import make_scanner
+        except ImportError:
+            pass
+        else:
+            text = text.strip(" \t\n\r")
+            try:
+                value, end = make_scanner(_Scanning)(text, 0)  # type: ignore[arg-type]
+            except (StopIteration, AttributeError, TypeError):
+                pass  # json says what is wrong, or does without the scanner
+            else:
+                if end == len(text):
+                    return value
     import json
 
+    return json.loads(text)
+
+
+class _Scanning:
+    """What the scanner asks its maker for: the defaults of json.JSONDecoder."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}.__getitem__
+
+
+def load_json(data: bytes, where: str, limit: int = DOCUMENT_MAX) -> dict[str, Any]:
+    """A JSON object. Raises ImageError if it is too big, not UTF-8, not JSON, or nested without end."""
     if len(data) > limit:
         raise ImageError(where, f"is {len(data)} bytes, more than the {limit} such a document may have")
     try:
-        value = json.loads(data.decode())
+        value = _loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise ImageError(where, f"is not a JSON document: {error}") from None
     if not isinstance(value, dict):

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from .distribution import Repository
     from .http import Http, Settings
+    from .leases import Lease
     from .platform import Platform
     from .progress import Progress
     from .registries import Registries
     from .resolved import Resolved
+    from .snapshot.base import Snapshotter
     from .store import Store
 
 __all__ = ["pull", "remote"]
@@ -186,14 +188,23 @@ class _Pull:
 
         self.store, self.reference, self.http, self.sources = store, reference, http, sources
         self.platform = Platform.parse(platform) if platform is not None else None
-        self.progress, self.jobs, self.unpack, self.snapshotter = progress, max(1, jobs), unpack, snapshotter
+        self.progress, self.jobs = progress, max(1, jobs)
+        self.made: Snapshotter | None = None
+        if unpack:
+            from .snapshot import get
+
+            self.made = get(store, snapshotter)
         self.name = str(reference)
+        self.fetched = 0
+        self.lease: Lease
 
     def run(self) -> Resolved:
         from .origins import note
 
         emit(self.progress, "resolving", self.name)
+        before = self.store.refs.get(self.reference)
         with self.store.lease() as lease:
+            self.lease = lease
             target, data = self._target()
             lease.blob(target.digest)
             manifest = self._manifest(target, data, 0)
@@ -203,7 +214,8 @@ class _Pull:
             self.store.refs.set(self.reference, target)
             note(self.store, self.reference.name, [config.digest, *(layer.digest for layer in layers)])
             found = self.store.resolve(self.reference.key, self.platform)
-        emit(self.progress, "done", self.name, text=target.digest)
+        same = before is not None and before.digest == target.digest and not self.fetched
+        emit(self.progress, "exists" if same else "done", self.name, text=target.digest)
         return found
 
     # ---- documents
@@ -212,9 +224,10 @@ class _Pull:
         """What the reference stands for, from the store if it names a digest that is here."""
         digest = self.reference.digest
         known = self.store.refs.get(self.reference)
-        if digest and known is not None and self.store.has_blob(digest):
-            return known, self.store.read_blob(digest)
         which = digest or self.reference.tag or "latest"
+        here = known is not None and self.store.has_blob(known.digest, known.size)
+        if known and here and (digest or known.digest == _first(self.sources, lambda each: each.digest(which))[0]):
+            return known, self.store.read_blob(known.digest)
         (data, target), source = _first(self.sources, lambda each: each.manifest(which))
         if len(self.sources) > 1:  # who had the manifest is asked for the blobs first
             self.sources = [source, *(each for each in self.sources if each is not source)]
@@ -293,9 +306,10 @@ class _Pull:
                         return
                     each = queue.pop()
                 crew.check()
-                fetch(self.store, self.sources, each, progress=self.progress, check=crew.check)
+                new = fetch(self.store, self.sources, each, progress=self.progress, check=crew.check)
                 ids = self._check_config(each.digest, layers) if each is config else None
                 with crew.changed:
+                    self.fetched += new
                     here.add(each.digest)
                     if ids is not None:
                         diff_ids.extend(ids)
@@ -318,19 +332,21 @@ class _Pull:
                 self._unpack_one(layers, diff_ids, place)
 
         crew.start(min(self.jobs, len(queue)), download)
-        if self.unpack and layers:
+        if self.made is not None and layers:
             crew.start(min(len(layers), max(2, min(4, os.cpu_count() or 2))), unpack)
         crew.join()
 
     def _unpack_one(self, layers: list[Descriptor], diff_ids: list[str], place: int) -> None:
-        from .snapshot import get
         from .snapshot.base import Layer
 
         chains = oci.chain_ids(diff_ids[: place + 1])
         layer, name = layers[place], short(layers[place].digest)
-        made = get(self.store, self.snapshotter)
+        made = self.made
+        assert made is not None
+        self.lease.layer(made.name, chains[-1])
         if made.has(chains[-1]):
             return
         emit(self.progress, "unpacking", name, 0, layer.size)
-        made.unpack(self.store, Layer(layer.digest, layer.media_type, diff_ids[place], chains[-1], chains[:-1]))
+        one = Layer(layer.digest, layer.media_type, diff_ids[place], chains[-1], chains[:-1])
+        made.unpack(self.store, one, self.progress)
         emit(self.progress, "unpacked", name, layer.size, layer.size)

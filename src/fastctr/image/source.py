@@ -9,6 +9,7 @@ from ..errors import ArchiveError, ImageError, RegistryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, BinaryIO
 
     What = str | int | os.PathLike[str] | BinaryIO
@@ -169,33 +170,33 @@ class inflated:
     """
 
     def __init__(self, source: Source) -> None:
-        from .compression import Decompressor
-
         self._source = source
-        self._feed = None if source.kind == "none" else Decompressor(source.kind)
+        self._plain = source.kind == "none"
+        self._pieces = iter(()) if self._plain else self._unpack()
         self._ready = b""
         self._at = 0
-        self._ended = False
         self.count = 0
 
+    def _unpack(self) -> Iterator[bytes]:
+        from .compression import Decompressor
+
+        source = self._source
+        unpacker = Decompressor(source.kind, source.name)
+        while packed := source.read(CHUNK):
+            for piece in unpacker.pieces(packed):
+                self.count += len(piece)
+                if self.count > RATIO_FLOOR and self.count > source.count * RATIO_MAX:
+                    raise ArchiveError(source.name, f"grows from {source.count} bytes to more than {self.count}")
+                yield piece
+        unpacker.finish()
+
     def read(self, size: int = CHUNK) -> bytes:
-        if self._feed is None:
+        if self._plain:
             data = self._source.read(size)
             self.count += len(data)
             return data
-        while self._at >= len(self._ready) and not self._ended:
-            packed = self._source.read(1 << 16)
-            if packed:
-                self._ready = self._feed.feed(packed)
-            else:
-                self._ready = self._feed.finish() or b""
-                self._ended = True
-            self._at = 0
-            self.count += len(self._ready)
-            if self.count > RATIO_FLOOR and self.count > self._source.count * RATIO_MAX:
-                raise ArchiveError(
-                    self._source.name, f"grows from {self._source.count} bytes to more than {self.count}"
-                )
+        if self._at >= len(self._ready):
+            self._ready, self._at = next(self._pieces, b""), 0
         data = self._ready[self._at : self._at + size]
         self._at += len(data)
         return data

@@ -241,6 +241,10 @@ class Store:
         if not new and self._hold_pid == os.getpid():
             return
         with _guard:
+            if self._read_only():  # nobody can take anything away either
+                self._held = {*self._held, *((snapshotter, c) for c in new)}
+                self._hold_pid = os.getpid()
+                return
             if self._hold is not None and self._hold.pid != os.getpid():
                 self._hold.forget()  # the parent's, which may end before us
                 self._hold = None
@@ -252,6 +256,12 @@ class Store:
             self._hold.layer(snapshotter, *new)
             self._held = {*self._held, *((snapshotter, c) for c in new)}
             self._hold_pid = self._hold.pid
+
+    def _read_only(self) -> bool:
+        try:
+            return bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
 
     def release_holds(self) -> None:
         """Let go of all layers held by hold()."""

@@ -37,9 +37,7 @@ class Limits:
 
     __slots__ = ("entries", "floor", "ratio", "size")
 
-    def __init__(
-        self, size: int = 1 << 40, entries: int = 10_000_000, ratio: int = 300, floor: int = 16 << 30
-    ) -> None:
+    def __init__(self, size: int = 1 << 40, entries: int = 10_000_000, ratio: int = 300, floor: int = 16 << 30) -> None:
         self.size, self.entries, self.ratio, self.floor = size, entries, ratio, floor
 
 
@@ -52,16 +50,18 @@ class Unpacked:
     implied_dirs     directories that were made without an entry, parents first (b"": the top)
     missing_links    (link, target) of hard links whose target is not in the archive
     opaque_root      the archive hides all that is below it, which overlayfs wants said another way
-    whiteouts        how many of them
+    whiteouts        how many marks of both kinds
+    hidden           paths of the whiteouts that were made
     skipped_devices  not made, as devices="skip" says
     skipped_xattrs   extended attributes that the filesystem or this user's rights do not allow
 
-    Paths are bytes, relative to the directory. `settle` sees to the directories, links and opaque_root.
+    Paths are bytes, relative to the directory. `settle` sees to the directories, links, whiteouts and opaque_root.
     """
 
     __slots__ = (
         "diff_id",
         "files",
+        "hidden",
         "implied_dirs",
         "missing_links",
         "opaque_root",
@@ -79,6 +79,7 @@ class Unpacked:
         self.missing_links: list[tuple[bytes, bytes]] = figures["missing"]
         self.opaque_root: bool = figures["root_opaque"]
         self.whiteouts: int = figures["whiteouts"]
+        self.hidden: list[bytes] = figures["hidden"]
         self.skipped_devices: int = figures["skipped_devices"]
         self.skipped_xattrs: int = figures["skipped_xattrs"]
 
@@ -189,7 +190,7 @@ class _Hash(_Stage):
 
         super().__init__(line, "hash")
         self.sha256 = hashlib.sha256()
-        self.take = self.sha256.update  # type: ignore[method-assign]
+        self.take = self.sha256.update  # type: ignore[method-assign,assignment]
 
 
 class _Files(_Stage):

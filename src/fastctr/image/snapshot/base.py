@@ -1,0 +1,310 @@
+"""What all snapshotters have in common: where layers lie, and how one is made.
+
+A layer is unpacked into a directory of its own in tmp/, at the same time as others, and gets its name when
+the one below it has its name. Claims keep two processes from unpacking the same one: who comes second
+waits, and finds it done. A claim goes with its process, so nobody waits for the dead.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ...errors import ImageError, StoreError
+from ..locks import same_file, try_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from ..progress import Progress
+    from ..store import Store
+    from ..unpack import Unpacked
+    from ..workplace import Workplace
+
+    Names = list[str]
+
+__all__ = ["Layer", "Snapshotter"]
+
+PATIENCE = 20.0
+"""Seconds to wait for a layer below that nobody seems to be working on."""
+_failed: dict[str, float] = {}
+"""Layers, by path, that this process could not unpack, and when (monotonic): who waits for one need not."""
+
+
+class Layer:
+    """One layer of an image: the packed blob's digest and media type, the digest of the plain archive,
+    the chain id of it with all below, and theirs (bottom first)."""
+
+    __slots__ = ("blob", "chain", "diff_id", "media_type", "parent_chains")
+
+    def __init__(self, blob: str, media_type: str, diff_id: str, chain: str, parent_chains: Sequence[str] = ()) -> None:
+        self.blob, self.media_type, self.diff_id, self.chain = blob, media_type, diff_id, chain
+        self.parent_chains = list(parent_chains)
+
+    @property
+    def parent(self) -> str | None:
+        """The chain id of what is below it."""
+        return self.parent_chains[-1] if self.parent_chains else None
+
+    def __repr__(self) -> str:
+        return f"Layer({self.blob!r}, chain={self.chain!r})"
+
+
+class Snapshotter:
+    """Unpacked layers in one form, below layers/<name>/ of a store.
+
+    name    as in FASTCTR_SNAPSHOTTER and snapshotter=
+    copies  True where a container that writes needs files of its own: see Vfs.prepare
+    """
+
+    name = ""
+    copies = False
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.folder = f"{store.root}/layers/{self.name}"
+
+    def path(self, chain: str) -> str:
+        """The directory of a layer, whether it is there or not."""
+        return f"{self.folder}/{chain.partition(':')[2]}"
+
+    def has(self, chain: str) -> bool:
+        """Whether this layer is unpacked. Layers get their name when they are whole."""
+        return os.path.isdir(self.path(chain))
+
+    def list(self) -> list[str]:
+        """The chain ids of all unpacked layers."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        return [f"sha256:{name}" for name in sorted(names) if len(name) == 64]
+
+    def info(self, chain: str) -> dict[str, Any]:
+        """Its layer.json: chain, parent, diff_id, blob, size, files, made, and what a snapshotter adds."""
+        from ..gc import read_json
+
+        found = read_json(f"{self.path(chain)}/layer.json")
+        if found is None:
+            raise StoreError(self.path(chain), "is no layer that can be read", "fastctr system fsck --repair")
+        return found
+
+    def usage(self, chain: str) -> tuple[int, int]:
+        """(bytes, number of files) of the layer itself."""
+        found = self.info(chain)
+        return int(found["size"]), int(found["files"])
+
+    def remove(self, chain: str) -> None:
+        """Remove one layer. That nobody needs it any more is for the caller to know: see gc.py."""
+        from ..gc import set_aside
+        from ..workplace import remove_tree
+
+        try:
+            remove_tree(set_aside(self.store, self.path(chain)))
+        except FileNotFoundError:
+            pass
+
+    def roots(self, chains: Sequence[str]) -> Names:
+        """What Spec(rootfs=…) takes for the stack of these chain ids (bottom first): topmost first."""
+        raise NotImplementedError
+
+    # -- making one
+
+    def unpack(self, store: Store, layer: Layer, progress: Progress | None = None) -> None:
+        """Have this layer unpacked. Any number of threads and processes may ask for layers of one image in
+        any order, if somebody asks for those below it too. Returns when it is there.
+
+        Raises ArchiveError, DigestMismatch, ImageNotFound (the blob is not in the store), StoreError.
+        """
+        if self.has(layer.chain):
+            return
+        for lease in list(store.open_leases):
+            lease.layer(self.name, layer.chain)
+        final = self.path(layer.chain)
+        try:
+            with _Claim(store, self.name, layer.chain):
+                if not self.has(layer.chain):
+                    self._make(layer, final, progress)
+        except BaseException:
+            _failed[final] = _now()
+            raise
+        _failed.pop(final, None)
+
+    def _make(self, layer: Layer, final: str, progress: Progress | None) -> None:
+        from ..workplace import Workplace
+
+        with Workplace(self.store, self.name) as place:
+            made = self._fill(place, layer, progress)
+            extra = self._finish(place, layer, made)
+            write_json(
+                f"{place.path}/layer.json",
+                {
+                    "chain": layer.chain,
+                    "parent": layer.parent,
+                    "diff_id": layer.diff_id,
+                    "blob": layer.blob,
+                    "size": made.size,
+                    "files": made.files,
+                    "made": _when(),
+                    **extra,
+                },
+            )
+            place.publish(final)
+
+    def _fill(self, place: Workplace, layer: Layer, progress: Progress | None) -> Unpacked:
+        """Put the layer's own files below place.path: needs nothing of the layers below."""
+        return unpack_blob(self.store, layer, f"{place.path}/diff", progress)
+
+    def _finish(self, place: Workplace, layer: Layer, made: Unpacked) -> dict[str, Any]:
+        """What needs the layers below. Returns what else goes into layer.json."""
+        raise NotImplementedError
+
+    def wait_for_parent(self, layer: Layer) -> None:
+        """Until the layer below is there. Raises StoreError when nobody is unpacking it."""
+        if layer.parent is None or self.has(layer.parent):
+            return
+        import time
+
+        path, since = self.path(layer.parent), _now()
+        deadline = since + PATIENCE
+        while not self.has(layer.parent):
+            if any(_claimed(self.store, self.name, chain) for chain in layer.parent_chains):
+                deadline = _now() + PATIENCE
+            if _failed.get(path, 0.0) > since or _now() > deadline:
+                raise StoreError(path, f"is missing, and the layer {layer.chain} goes on top of it")
+            time.sleep(0.005)
+
+
+def unpack_blob(
+    store: Store,
+    layer: Layer,
+    directory: str,
+    progress: Progress | None,
+    mode: str = "layer",
+    userxattr: bool | None = None,
+) -> Unpacked:
+    """Unpack the blob into a new directory (mode "layer") or over an existing one (mode "merge")."""
+    from ..oci import is_foreign
+    from ..unpack import unpack
+
+    if is_foreign(layer.media_type):
+        raise ImageError(layer.blob, "is a layer that may not be passed on, and is not fetched from elsewhere")
+    size = store.blob_size(layer.blob)
+    if mode == "layer":
+        os.mkdir(directory, 0o755)
+        os.chmod(directory, 0o755)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return unpack(
+            store.blob_path(layer.blob),
+            fd,
+            mode=mode,
+            diff_id=layer.diff_id,
+            userxattr=needs_userxattr() if userxattr is None else userxattr,
+            where=layer.blob,
+            progress=progress,
+            total=size,
+        )
+    finally:
+        os.close(fd)
+
+
+def privileged() -> bool:
+    """Whether this process may mount for the whole machine: root of it, with CAP_SYS_ADMIN (capabilities(7))."""
+    from ...rights import machine_root
+
+    if not machine_root():
+        return False
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> 21 & 1)
+    return False
+
+
+def needs_userxattr() -> bool:
+    """Whether overlay's marks have to be user.overlay.*: trusted.* is for root alone (xattr(7))."""
+    from ...rights import machine_root
+
+    return not machine_root()
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    import json
+
+    with open(path, "w") as file:
+        json.dump(value, file)
+
+
+def _when() -> str:
+    import time
+
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _now() -> float:
+    import time
+
+    return time.monotonic()
+
+
+# ---- claims
+
+
+def _claim_path(store: Store, name: str, chain: str) -> str:
+    return f"{store.root}/tmp/claim-{name}-{chain.partition(':')[2]}"
+
+
+class _Claim:
+    """Held by whoever unpacks this layer: with _Claim(store, name, chain): …"""
+
+    def __init__(self, store: Store, name: str, chain: str) -> None:
+        store.prepare()
+        self.path = _claim_path(store, name, chain)
+        self.fd = -1
+
+    def __enter__(self) -> _Claim:
+        import fcntl
+
+        from ..ingest import store_error
+
+        while True:
+            fd = -1
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if same_file(fd, self.path):
+                    self.fd = fd
+                    return self
+            except OSError as error:
+                if fd >= 0:
+                    os.close(fd)
+                raise store_error(error, self.path) from None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # the one before has removed it meanwhile
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        fd, self.fd = self.fd, -1
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass
+        os.close(fd)
+
+
+def _claimed(store: Store, name: str, chain: str) -> bool:
+    """Whether somebody alive is unpacking it."""
+    try:
+        fd = os.open(_claim_path(store, name, chain), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd)
+    finally:
+        os.close(fd)
