@@ -46,7 +46,7 @@ struct fctr_untar_config {
 	const struct fctr_idrange *uid_map; size_t n_uid_map;	/* inside: in the archive; empty: as it is */
 	const struct fctr_idrange *gid_map; size_t n_gid_map;
 	uint64_t max_entries;		/* 0: no limit */
-	uint64_t max_size;		/* bytes of all files together, 0: no limit */
+	uint64_t max_size;		/* bytes of all files together, and of one with its holes; 0: no limit */
 };
 
 enum fctr_untar_fault {

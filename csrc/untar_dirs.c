@@ -10,8 +10,6 @@
 #define OPEN_DIR	(O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
 #define MAX_LINKS	40	/* as path_resolution(7) */
 
-static uint64_t hash_seed;	/* so that nobody can make names that collide */
-
 static uint64_t hash_bytes(uint64_t h, const char *p, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
@@ -45,14 +43,14 @@ static int grow(struct fctr_untar *u)
 	return 0;
 }
 
-static uint64_t hash_of(const struct tar_dir *parent, const char *name, size_t len)
+static uint64_t hash_of(const struct fctr_untar *u, const struct tar_dir *parent, const char *name, size_t len)
 {
-	return hash_bytes(hash_bytes(hash_seed, (const char *)&parent, sizeof(parent)), name, len);
+	return hash_bytes(hash_bytes(u->seed, (const char *)&parent, sizeof(parent)), name, len);
 }
 
 struct tar_dir *tar_dir_find(struct fctr_untar *u, const struct tar_dir *parent, const char *name, size_t len)
 {
-	uint64_t hash = hash_of(parent, name, len);
+	uint64_t hash = hash_of(u, parent, name, len);
 
 	for (struct tar_dir *d = *bucket(u, hash); d; d = d->chain)
 		if (d->hash == hash && d->parent == parent && d->len - d->base == len &&
@@ -87,7 +85,7 @@ struct tar_dir *tar_dir_add(struct fctr_untar *u, struct tar_dir *parent, const 
 	memcpy(d->path + base, name, len);
 	d->base = base;
 	d->len = base + len;
-	d->hash = hash_of(parent, name, len);
+	d->hash = hash_of(u, parent, name, len);
 	b = bucket(u, d->hash);
 	d->chain = *b;
 	*b = d;
@@ -216,16 +214,21 @@ int tar_dir_fd(struct fctr_untar *u, struct tar_dir *d)
 }
 
 /* A directory from before this archive: it keeps what it has, its times too (its children will change). */
-int tar_dir_found(struct fctr_untar *u, struct tar_dir *d, const struct stat *st)
+void tar_dir_found(struct tar_dir *d, const struct stat *st)
 {
-	(void)u;
 	d->flags |= TAR_D_FOUND | TAR_D_UNSURE;
-	d->mode = st->st_mode & 07777;
+	d->mode = d->made_mode = st->st_mode & 07777;
 	d->uid = st->st_uid;
 	d->gid = st->st_gid;
 	d->mtime = st->st_mtim;
 	d->atime = st->st_atim;
-	return 0;
+}
+
+/* Its mode comes back at the end. */
+void tar_dir_unlock(struct fctr_untar *u, struct tar_dir *d, int parent_fd, const char *name)
+{
+	if (u->weak && (d->made_mode & 0700) != 0700 && fchmodat(parent_fd, name, d->made_mode | 0700, 0) == 0)
+		d->made_mode |= 0700;
 }
 
 /* Of root's, 0755, and of no time: settling takes all that from the layers below, where they have it. */
@@ -261,7 +264,8 @@ static int probe(struct fctr_untar *u)
 	u->made_uid = st.st_uid;
 	u->made_gid = st.st_gid;
 	u->plain = !(top.st_mode & S_ISGID) && fgetxattr(u->c.dirfd, "system.posix_acl_default", NULL, 0) < 0;
-	tar_dir_found(u, u->root, &top);
+	u->weak = geteuid() != 0;
+	tar_dir_found(u->root, &top);
 	if (u->c.mode == FCTR_UNTAR_LAYER) {
 		u->root->flags = TAR_D_IMPLIED | (u->plain ? 0 : TAR_D_UNSURE);
 		as_implied(u, u->root);
@@ -272,8 +276,7 @@ static int probe(struct fctr_untar *u)
 
 int tar_dirs_open(struct fctr_untar *u)
 {
-	if (!hash_seed)
-		(void)!getrandom(&hash_seed, sizeof(hash_seed), 0);
+	(void)!getrandom(&u->seed, sizeof(u->seed), 0);
 	u->root = tar_dir_add(u, NULL, "", 0, 0);
 	if (!u->root)
 		return -1;
@@ -365,26 +368,21 @@ static struct tar_dir *step(struct fctr_untar *u, struct walk *w, struct tar_dir
 	fd = tar_dir_fd(u, cur);
 	if (fd < 0)
 		return NULL;
-	fd = openat(fd, name, OPEN_DIR);
-	if (fd >= 0) {
-		d = tar_dir_add(u, cur, name, len, 0);
-		if (!d || fstat(fd, &st) < 0) {
-			close(fd);
-			return NULL;
-		}
-		tar_dir_found(u, d, &st);
-		keep_fd(u, d, fd);
-		return d;
-	}
-	if (errno == ENOENT) {
-		if (create)
+	if (fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+		if (errno == ENOENT && create)
 			return make_implied(u, cur, name, len, false);
-		*absent = true;
+		*absent = errno == ENOENT;
+		if (!*absent)
+			tar_sys(u, errno, "looking at \"%s\" above it", name);
 		return NULL;
 	}
-	if (errno != ENOTDIR && errno != ELOOP) {
-		tar_sys(u, errno, "opening the directory \"%s\" above it", name);
-		return NULL;
+	if (S_ISDIR(st.st_mode)) {
+		d = tar_dir_add(u, cur, name, len, 0);
+		if (d) {
+			tar_dir_found(d, &st);
+			tar_dir_unlock(u, d, fd, name);
+		}
+		return d;
 	}
 	r = not_directory(u, cur, name, text, sizeof(text), create);
 	if (r < 0)

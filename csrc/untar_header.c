@@ -382,7 +382,8 @@ int tar_entry_known(struct fctr_untar *u)
 		return -1;
 	}
 	if (e->type == '0') {
-		if (u->c.max_size && (content > u->c.max_size || u->stats.size > u->c.max_size - content)) {
+		if (u->c.max_size && (content > u->c.max_size || u->stats.size > u->c.max_size - content ||
+				      e->real_size > u->c.max_size)) {
 			tar_bad(u, "the archive's files are bigger than %llu bytes", (unsigned long long)u->c.max_size);
 			u->err->fault = FCTR_UNTAR_LIMIT;
 			return -1;

@@ -114,10 +114,11 @@ struct fctr_untar {
 	uint32_t made_uid, made_gid;
 	bool umask_known;		/* modes given to open and mkdir are those that come out */
 	bool plain;			/* the target gives nothing else: no ACL, no setgid */
-	bool proc_checked, has_proc;
+	bool weak;			/* not root: closed directories are opened for the time being */
 
 	struct tar_dir *root, **buckets;
 	size_t n_buckets, n_dirs;
+	uint64_t seed;			/* of the hashes: nobody can make names that collide */
 	struct tar_dir *newest, *oldest, *lru_first, *lru_last;
 	size_t n_open;
 	struct tar_dir *last_dir;	/* what the parent's path last stood for, until something is replaced */
@@ -172,7 +173,8 @@ void tar_dirs_close(struct fctr_untar *u);
 int tar_dir_fd(struct fctr_untar *u, struct tar_dir *d);	/* good until the next call; or -1 with the error set */
 struct tar_dir *tar_dir_find(struct fctr_untar *u, const struct tar_dir *parent, const char *name, size_t len);
 struct tar_dir *tar_dir_add(struct fctr_untar *u, struct tar_dir *parent, const char *name, size_t len, unsigned flags);
-int tar_dir_found(struct fctr_untar *u, struct tar_dir *d, const struct stat *st);
+void tar_dir_found(struct tar_dir *d, const struct stat *st);
+void tar_dir_unlock(struct fctr_untar *u, struct tar_dir *d, int parent_fd, const char *name);
 void tar_dir_forget(struct fctr_untar *u, struct tar_dir *d);	/* and all below it */
 /* The directory that the first len bytes of path are, made if need be and `create`; NULL: an error is set,
  * or, without create, there is none (*absent). */

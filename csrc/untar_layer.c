@@ -8,18 +8,18 @@
 
 /* ---- MERGE: what this archive has made, by real path */
 
-static uint64_t hash_text(const char *p)
+static uint64_t hash_text(uint64_t seed, const char *p)
 {
-	uint64_t h = 0xcbf29ce484222325u;
+	uint64_t h = seed;
 
 	while (*p)
 		h = (h ^ (unsigned char)*p++) * 0x100000001b3u;
 	return h ^ h >> 31;
 }
 
-static char **seen_slot(char **table, size_t cap, const char *path)
+static char **seen_slot(uint64_t seed, char **table, size_t cap, const char *path)
 {
-	size_t i = hash_text(path) & (cap - 1);
+	size_t i = hash_text(seed, path) & (cap - 1);
 
 	while (table[i] && strcmp(table[i], path) != 0)
 		i = (i + 1) & (cap - 1);
@@ -32,7 +32,7 @@ static __attribute__((noinline)) bool seen(const struct fctr_untar *u, const str
 	char path[PATH_MAX + NAME_MAX + 2];
 
 	snprintf(path, sizeof(path), "%s%s%s", in->path, in->len ? "/" : "", name);
-	return u->cap_seen && *seen_slot(u->seen, u->cap_seen, path);
+	return u->cap_seen && *seen_slot(u->seed, u->seen, u->cap_seen, path);
 }
 
 int tar_seen_add(struct fctr_untar *u, struct tar_dir *parent, const char *name)
@@ -50,13 +50,13 @@ int tar_seen_add(struct fctr_untar *u, struct tar_dir *parent, const char *name)
 			return tar_memory(u);
 		for (size_t i = 0; i < u->cap_seen; i++)
 			if (u->seen[i])
-				*seen_slot(table, cap, u->seen[i]) = u->seen[i];
+				*seen_slot(u->seed, table, cap, u->seen[i]) = u->seen[i];
 		free(u->seen);
 		u->seen = table;
 		u->cap_seen = cap;
 	}
 	snprintf(path, sizeof(path), "%s%s%s", parent->path, parent->len ? "/" : "", name);
-	slot = seen_slot(u->seen, u->cap_seen, path);
+	slot = seen_slot(u->seed, u->seen, u->cap_seen, path);
 	if (*slot)
 		return 0;
 	*slot = strdup(path);

@@ -341,8 +341,10 @@ static int make_directory(struct fctr_untar *u, struct tar_dir *parent, const ch
 			return tar_sys(u, errno, "making the directory");
 		} else if (fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode)) {
 			d = tar_dir_add(u, parent, name, len, 0);
-			if (d)
-				tar_dir_found(u, d, &st);
+			if (d) {
+				tar_dir_found(d, &st);
+				tar_dir_unlock(u, d, fd, name);
+			}
 		} else {
 			if (tar_clear_way(u, parent, name, &was_whiteout) < 0)
 				return -1;
@@ -383,7 +385,8 @@ static int directory_done(struct fctr_untar *u, struct tar_dir *d)
 			return -1;
 		if (tar_xattrs_set(u, &d->xattrs, fd) < 0)
 			return -1;
-	}
+	} else if (d->mode != d->made_mode && fchmod(fd, d->mode) < 0)
+		return tar_sys(u, errno, "setting its mode to %o", d->mode);
 	if (d->flags & TAR_D_OPAQUE && tar_opaque_set(u, fd) < 0)
 		return -1;
 	if (futimens(fd, times) < 0 && !(errno == EPERM && d->flags & TAR_D_FOUND))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
 import stat
 import struct
 import subprocess
+from pathlib import Path
+
+import pytest
 
 CAP_NET_RAW_V2 = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
 
@@ -144,3 +148,36 @@ def private(*argv, hide=("/run", "/var/lib/containers", "/etc/cni/net.d"), **opt
     done = subprocess.run(full, capture_output=True, check=False, timeout=60, **options)
     assert done.returncode == 0, f"{' '.join(map(str, argv))}: {done.stderr.decode(errors='replace')[-1500:]}"
     return done.stdout
+
+
+SCHEMAS = Path(os.environ.get("FASTCTR_OCI_SCHEMAS") or Path(__file__).resolve().parents[2] / "shared/reference/oci-image")
+
+
+def _without_ids(value):
+    """The schemas refer to each other by file name, and their ids say something else."""
+    if isinstance(value, dict):
+        return {k: _without_ids(v) for k, v in value.items() if not (k == "id" and isinstance(v, str))}
+    return [_without_ids(v) for v in value] if isinstance(value, list) else value
+
+
+def check_schema(name, data):
+    """By the OCI image specification's schema of that name, where the schemas and a validator are."""
+    if not SCHEMAS.is_dir():
+        return
+    jsonschema, referencing = pytest.importorskip("jsonschema"), pytest.importorskip("referencing")
+    from referencing.jsonschema import DRAFT4
+
+    documents = {path.name: _without_ids(json.loads(path.read_text())) for path in SCHEMAS.glob("*.json")}
+    registry = referencing.Registry().with_resources(
+        (file, referencing.Resource(contents=document, specification=DRAFT4)) for file, document in documents.items()
+    )
+    jsonschema.Draft4Validator(documents[name], registry=registry).validate(json.loads(data))
+
+
+def valid(store, image):
+    """A sound store, and the image's documents by their schemas."""
+    assert store.fsck() == []
+    check_schema("image-manifest-schema.json", store.read_blob(image.manifest_descriptor.digest))
+    check_schema("config-schema.json", store.read_blob(image.config_digest))
+    check_schema("image-index-schema.json", Path(store.root, "index.json").read_text())
+    check_schema("image-layout-schema.json", Path(store.root, "oci-layout").read_text())

@@ -1,7 +1,6 @@
 """A dockerd of the tests' own, for comparison: its data, sockets, mounts and network apart from the machine's.
 
-One for the whole run, started when first asked for (the fixture `dockerd` in conftest's session scope, which a
-test module gets by importing it). It runs in a mount and a network namespace of its own, so what it mounts
+One for the whole run, started when first asked for; a test module gets the fixture by importing it. It runs in a mount and a network namespace of its own, so what it mounts
 goes with it; a watcher ends it when the tests end, also if they are killed.
 """
 
@@ -127,9 +126,15 @@ def _remove_group(path: str) -> None:
         os.rmdir(path)
 
 
+_running: list[Dockerd] = []
+
+
 @pytest.fixture(scope="session")
 def dockerd():
-    """A running dockerd, or the test is skipped."""
+    """A running dockerd, the same for every module that asks for one; or the test is skipped."""
+    if _running:
+        yield _running[0]
+        return
     if os.geteuid() != 0 or shutil.which("dockerd") is None or shutil.which("docker") is None:
         pytest.skip("needs dockerd and root: install docker.io")
     daemon = Dockerd()
@@ -137,8 +142,8 @@ def dockerd():
         trouble = daemon.wait()
         if trouble:
             pytest.skip(f"dockerd does not start here: {trouble}")
+        _running.append(daemon)
         yield daemon
     finally:
+        _running.clear()
         daemon.close()
-
-

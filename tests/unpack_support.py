@@ -43,7 +43,7 @@ def describe(top, *, times=True, top_too=True):
             "owner": (info.st_uid, info.st_gid), "mtime": info.st_mtime_ns if times else None, "size": size,
             "body": body, "xattrs": xattrs, "ino": info.st_ino, "also": None,
         }  # fmt: skip
-    for name, each in found.items():
+    for each in found.values():
         each["also"] = sorted(names.get(each["ino"], ()))
         del each["ino"]
     return found

@@ -113,6 +113,9 @@ class Use:
                 fields[name] = value
         if fields["rootfs"] is not self.layers:
             raise SpecError("rootfs", given["rootfs"], "cannot go with image", "give one of them")
+        if given.get("writable") == "direct":
+            hint = 'use "tmpfs", "disk" or upper='
+            raise SpecError("writable", "direct", "would change the image itself", hint)
         if given.get("clean_env"):
             fields.pop("env", None)
             if given.get("env") is not None:

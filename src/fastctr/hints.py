@@ -25,6 +25,7 @@ from errno import (
     ENOMEM,
     ENOSPC,
     ENOSYS,
+    ENOTBLK,
     ENOTDIR,
     ENXIO,
     EOPNOTSUPP,
@@ -33,6 +34,7 @@ from errno import (
     EROFS,
     ESRCH,
     ETXTBSY,
+    EUCLEAN,
     EUSERS,
     EXDEV,
 )
@@ -100,6 +102,12 @@ HINTS: dict[tuple[str, int], str] = {
     ),
     ("rootfs", ENOSPC): _MOUNT_LIMIT,
     ("rootfs", ELOOP): "the path is a symbolic link where none may be; give the directory itself",
+    ("rootfs", ENOTBLK): (
+        "an EROFS image is mounted from its file from Linux 6.12 on (CONFIG_EROFS_FS_BACKED_BY_FILE);"
+        ' use snapshotter="overlay"'
+    ),
+    ("rootfs", ENODEV): 'the kernel has no EROFS (CONFIG_EROFS_FS); use snapshotter="overlay"',
+    ("rootfs", EUCLEAN): "the image's file is damaged: fastctr system fsck --repair, then pull it again",
     ("rootfs", 0): "the root file system could not be set up",
     ("overlay", EINVAL): (
         "the kernel's log (dmesg) has the reason: a layer may be missing, be an overlay too deep, have "

@@ -27,7 +27,8 @@ _HEX = frozenset("0123456789abcdef")
 class Kept:
     """One of them. `record` is the content of container.json: id, name, image (as it was asked for),
     image_id, manifest, snapshotter, chains, rootfs (directories, where it is of no image), argv, fields,
-    options, created, started, finished (seconds since 1970, or None), exit (code, or None), pid, pid_start."""
+    own (options of the command line), directory (where relative paths start), targets (of its mounts),
+    created, started, finished (seconds since 1970, or None), exit (code, or None), pid, pid_start."""
 
     def __init__(self, root: str, record: dict[str, Any]) -> None:
         self.root = root
@@ -98,9 +99,17 @@ class Kept:
         self.record.update(changes)
         _write(f"{self.path}/container.json", self.record)
 
+    def beginning(self) -> None:
+        """It is about to be started: should we be killed now, it is known that it may have run."""
+        self.note(pid=0, pid_start=0, started=time.time(), finished=None, exit=None)
+
+    def failed(self) -> None:
+        """It could not be started."""
+        self.note(started=None)
+
     def began(self, pid: int) -> None:
         """Its first process has started."""
-        self.note(pid=pid, pid_start=process_start(pid), started=time.time(), finished=None, exit=None)
+        self.note(pid=pid, pid_start=process_start(pid))
 
     def ended(self, code: int) -> None:
         """It has ended with that exit code, as a shell sees it."""

@@ -59,12 +59,7 @@ class mounted:
 
 def targets(kept: Kept) -> list[str]:
     """Where something else is mounted in it: no part of its own files."""
-    from . import mount_text
-
-    fields = kept.record.get("fields") or {}
-    parsers = (("volumes", mount_text.volumes), ("mounts", mount_text.mount_list), ("tmpfs", mount_text.tmpfs))
-    found = [mount.target for name, parse in parsers for mount in parse(name, fields.get(name) or ())]
-    return [*SYSTEM, *found, *(fields.get("files") or ())]
+    return [*SYSTEM, *(kept.record.get("targets") or ())]
 
 
 def changes(kept: Kept) -> list[tuple[str, str]]:
@@ -152,55 +147,107 @@ def config_of(kept: Kept, base: Resolved) -> dict[str, Any]:
 
 
 class _Paused:
-    """While inside: everything in a running container is frozen, by its control group."""
+    """While inside: everything in a running container is frozen, by its control group: its own where there is
+    v2 alone; with v1, where a container has no group of the freezer, one for the moment."""
 
     def __init__(self, kept: Kept, wanted: bool) -> None:
         self._kept, self._wanted = kept, wanted
-        self._file = ""
+        self._file = self._made = self._home = ""
 
     def __enter__(self) -> None:
         pid = self._kept.pid() if self._wanted else 0
         if not pid:
             return
-        place = _freezer(pid)
-        if place is None:
-            raise StoreError(self._kept.name, "cannot be paused: there is no freezer of its own", "give --pause=false")
-        self._file, how = place
         try:
-            with open(self._file, "w") as file:
-                file.write(how[0])
+            if not self._find(pid):
+                raise StoreError(self._kept.name, "cannot be paused: there is no freezer", "give --pause=false")
+            self._write("1" if self._file.endswith(".freeze") else "FROZEN")
             _wait_frozen(self._file)
         except OSError as error:
             self.__exit__()
             raise StoreError(self._kept.name, f"cannot be paused: {error}", "give --pause=false") from None
 
+    def _write(self, word: str) -> None:
+        with open(self._file, "w") as file:
+            file.write(word)
+
+    def _find(self, pid: int) -> bool:
+        groups, ours = _groups(pid), _groups("self")
+        own = {names: path for names, path in groups.items() if path != ours.get(names)}
+        places: dict[str, str] = {}
+        with open("/proc/self/mountinfo") as file:
+            for line in file:
+                left, _, right = line.rstrip("\n").partition(" - ")
+                kind, _, options = right.split(" ", 2)
+                for names in groups:
+                    wanted = set(names.split(",")) if names else set()
+                    if (kind == "cgroup2" and not names) or (
+                        kind == "cgroup" and names and wanted <= set(options.split(","))
+                    ):
+                        places.setdefault(names, left.split(" ")[4])
+        if "" in own and "" in places and os.path.exists(f"{places['']}{own['']}/cgroup.freeze"):
+            self._file = f"{places['']}{own['']}/cgroup.freeze"
+            return True
+        freezer = next((names for names in groups if "freezer" in names.split(",")), "")
+        if not freezer or freezer not in places:
+            return False
+        if freezer in own:
+            self._file = f"{places[freezer]}{own[freezer]}/freezer.state"
+            return True
+        members = [f"{places[names]}{path}" for names, path in own.items() if names in places]
+        if not members:
+            return False
+        self._home = f"{places[freezer]}{groups[freezer]}"
+        self._made = f"{places[freezer]}/fastctr-pause-{os.getpid()}-{os.urandom(4).hex()}"
+        os.mkdir(self._made)
+        self._file = f"{self._made}/freezer.state"
+        seen: set[str] = set()
+        for _ in range(100):  # those that fork meanwhile
+            new = {each for place in _tree(members[0]) for each in _pids(place)} - seen
+            if not new:
+                break
+            seen |= new
+            _move(new, self._made)
+        return True
+
     def __exit__(self, *exc: object) -> None:
-        if self._file:
+        if not self._file:
+            return
+        try:
+            self._write("0" if self._file.endswith(".freeze") else "THAWED")
+        except OSError:
+            pass  # it has ended
+        if self._made:
+            for _ in range(100):
+                left = _pids(self._made)
+                if not left:
+                    break
+                _move(left, self._home)
             try:
-                with open(self._file, "w") as file:
-                    file.write("0" if self._file.endswith(".freeze") else "THAWED")
+                os.rmdir(self._made)
             except OSError:
-                pass  # it has ended
+                pass
 
 
-def _freezer(pid: int) -> tuple[str, tuple[str, str]] | None:
-    """The file to write to, and the words to freeze and thaw with; only a group that is fastctr's own."""
-    groups, ours = _groups(pid), _groups("self")
-    with open("/proc/self/mountinfo") as file:
-        mounts = [line.rstrip("\n").partition(" - ") for line in file]
-    for names, path in groups.items():
-        if path == ours.get(names) or (names and "freezer" not in names.split(",")):
-            continue
-        for left, _, right in mounts:
-            kind, _, options = right.split(" ", 2)
-            place = left.split(" ")[4] + path
-            if names and kind == "cgroup" and "freezer" in options.split(","):
-                place += "/freezer.state"
-                if os.path.exists(place):
-                    return place, ("FROZEN", "THAWED")
-            if not names and kind == "cgroup2" and os.path.exists(place + "/cgroup.freeze"):
-                return place + "/cgroup.freeze", ("1", "0")
-    return None
+def _pids(group: str) -> set[str]:
+    try:
+        with open(f"{group}/cgroup.procs") as file:
+            return set(file.read().split())
+    except OSError:
+        return set()
+
+
+def _tree(group: str) -> list[str]:
+    return [folder for folder, _, _ in os.walk(group)]
+
+
+def _move(pids: set[str], group: str) -> None:
+    for pid in pids:
+        try:
+            with open(f"{group}/cgroup.procs", "w") as file:
+                file.write(pid)
+        except ProcessLookupError:
+            pass
 
 
 def _groups(pid: int | str) -> dict[str, str]:

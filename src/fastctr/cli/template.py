@@ -172,6 +172,8 @@ def _words(text: str, at: int, until: str) -> tuple[list[Node], int]:
             while at < len(text) and (text[at] in _WORD or text[at] == "."):
                 at += 1
             path = text[start:at]
+            if path[0] == "$" and path[1:2] not in ("", "."):
+                raise TemplateError(f'template: undefined variable "{path.partition(".")[0]}"')
             names = [part for part in path.lstrip("$").split(".") if part]
             found.append(("root" if path[0] == "$" else "field", names))
         elif c.isdigit() or (c == "-" and text[at + 1 : at + 2].isdigit()):
@@ -226,9 +228,12 @@ def _render(nodes: list[Node], value: Any, root: Any) -> str:
         if kind == "print":
             made.append(printed(result))
         elif kind == "range":
-            items = list(result.items()) if isinstance(result, dict) else list(result or ())
             if isinstance(result, dict):
-                items = [each for _, each in sorted(items)]
+                items = [each for _, each in sorted(result.items())]
+            elif result is None or isinstance(result, (list, tuple)):
+                items = list(result or ())
+            else:
+                raise TemplateError(f"template: range can't iterate over {printed(result)}")
             made += [_render(rest[1], item, root) for item in items]
             if not items:
                 made.append(_render(rest[2], value, root))

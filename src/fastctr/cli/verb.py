@@ -94,7 +94,7 @@ class Verb:
 
     def _option(self, field: str) -> str:
         for option in self.table:
-            if option.key == field:
+            if option.key == field or option.long == f"--{field}":
                 return option.long
         return field
 

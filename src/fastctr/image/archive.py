@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .archive_blobs import Stored
     from .archive_read import Bundle
+    from .leases import Lease
     from .progress import Progress
     from .source import What
     from .store import Store
@@ -39,8 +40,11 @@ _UNPACKERS = 2
 class Loaded:
     """The images found so far. Their names are set when all of them are whole."""
 
-    def __init__(self, store: Store, progress: Progress | None, unpack: bool, snapshotter: str | None) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, progress: Progress | None, unpack: bool, snapshotter: str | None
+    ) -> None:
         self.store = store
+        self.lease = lease
         self.progress = progress
         self.unpack = unpack
         self.snapshotter = snapshotter
@@ -83,7 +87,8 @@ class Loaded:
                     place = next(unpacking, None)
                     if place is None:
                         return
-                    while (got := stored[place]) is None:
+                    # all below it, too: what waits for a layer that fails to come would wait in vain
+                    while (got := stored[place]) is None or None in stored[:place]:
                         crew.check()
                         crew.changed.wait()
                 self._unpack(got, diff_ids[place], chains[: place + 1], check)
@@ -99,6 +104,7 @@ class Loaded:
         from .snapshot.base import Layer
 
         snapshotter = get(self.store, self.snapshotter)
+        self.lease.layer(snapshotter.name, chains[-1])
         if snapshotter.has(chains[-1]):
             if check and diff_id_of(self.store, stored) != diff_id:
                 raise mismatch(stored.digest, diff_id, str(stored.diff_id))
@@ -141,8 +147,8 @@ def load(
     from .pull import serialised
 
     told = serialised(progress)
-    loaded = Loaded(store, told, unpack, snapshotter)
-    with store.lease():
+    with store.lease() as lease:
+        loaded = Loaded(store, lease, told, unpack, snapshotter)
         if isinstance(source, str | os.PathLike) and source != "-" and os.path.isdir(source):
             with as_root(source) as fd:
                 _load(FolderBundle(store, fd, os.fspath(source), told), loaded)

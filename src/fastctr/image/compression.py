@@ -135,7 +135,7 @@ class _Zstd:
     """Frames one after the other. Their blocks' headers are read here too: no more blocks go in at a time than
     make a few PIECEs, whatever is claimed elsewhere; and whether the last frame has ended is known."""
 
-    BLOCKS = 4
+    BLOCKS = 2
 
     def __init__(self, where: str) -> None:
         import zstandard

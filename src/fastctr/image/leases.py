@@ -13,7 +13,6 @@ import _thread
 import fcntl
 import os
 
-from .ingest import store_error
 from .locks import FileLock, same_file, try_lock
 
 TYPE_CHECKING = False
@@ -43,8 +42,13 @@ class Lease:
                 fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
             self.close()
-            raise store_error(error, self.path) from None
+            raise self._error(error) from None
         store.open_leases.append(self)
+
+    def _error(self, error: OSError) -> Exception:
+        from .ingest import store_error  # not at the top: a start from an image takes a lease, and needs no more
+
+        return store_error(error, self.path)
 
     def blob(self, *digests: str) -> None:
         """Keep these blobs, and if one is an index or a manifest everything it names."""
@@ -65,7 +69,7 @@ class Lease:
                     while data:
                         data = data[os.write(self._fd, data) :]
             except OSError as error:
-                raise store_error(error, self.path) from None
+                raise self._error(error) from None
             self._lines.update(new)
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """Unpack a layer or archive: read and decompress, hash, and make the files, each in a thread of its own.
 
 The GIL is let go of in all three, so the slowest decides how long it takes. Between them are bounded queues
-of pieces of 256 KiB. The first error is the one that is raised; what it leads to elsewhere is not.
-The files are made by csrc/untar.c, which says what is taken from an archive and what is refused.
+of pieces of 256 KiB. Small archives are done without threads. The first error is the one that is raised; what
+it leads to elsewhere is not. The files are made by csrc/untar.c: untar.h says what is taken from an archive and
+what is refused.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ from ..errors import ArchiveError, DigestMismatch, StoreError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from .progress import Progress
 
     Map = Sequence[tuple[int, int, int]]
 
-__all__ = ["Limits", "Unpacked", "ownership", "unpack"]
+__all__ = ["Limits", "Unpacked", "unpack"]
 
 _DEPTH = 32
 """Pieces that may wait between two threads."""
+_SMALL = 2
+"""Archives of so few pieces are not worth a thread."""
+_CUT = bytes(1)
+"""The last piece when reading failed: nothing is finished."""
+_RAISE = "if that is what it should be, raise the limits"
 
 
 class Limits:
     """How big an archive may get. Beyond one of them: ArchiveError.
 
-    size     bytes of its files together (1 TiB)
+    size     bytes of its files together, and of each with its holes (1 TiB)
     entries  files, directories, links … (10 million)
     ratio    bytes that one packed byte may become, once it is more than `floor` bytes (300; gzip's most is 1032).
     floor    bytes (16 GiB): below, long runs of zeros may be packed as tightly as they can be
@@ -84,44 +90,6 @@ class Unpacked:
         self.skipped_xattrs: int = figures["skipped_xattrs"]
 
 
-def _status(key: str) -> str:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith(key):
-                return line.split(":", 1)[1].strip()
-    return ""
-
-
-def _may(capability: int) -> bool:
-    return bool(int(_status("CapEff") or "0", 16) >> capability & 1)
-
-
-def _ids_here(kind: str) -> list[tuple[int, int, int]]:
-    """/proc/self/uid_map: what ids this user namespace has; user_namespaces(7)."""
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        rows = [line.split() for line in file]
-    return [(int(a), int(b), int(c)) for a, b, c in rows]
-
-
-def ownership(uid_map: Map, gid_map: Map) -> tuple[int, int] | None:
-    """The (uid, gid) that everything has to belong to, or None when owners can be told apart.
-
-    With maps: when each of them has a single id. Without: when this process may not give files away, or its user
-    namespace has a single id; then they are its own.
-    """
-    if uid_map or gid_map:
-        if sum(row[2] for row in uid_map) == 1 and sum(row[2] for row in gid_map) == 1:
-            return uid_map[0][1], gid_map[0][1]
-        return None
-    if _may(0) and sum(row[2] for row in _ids_here("uid")) > 1:
-        return None
-    return os.geteuid(), os.getegid()
-
-
-def _may_mknod() -> bool:
-    return _may(27) and _ids_here("uid") == [(0, 0, 0xFFFFFFFF)]
-
-
 class _Line:
     """The state that the threads of one unpacking share."""
 
@@ -170,6 +138,8 @@ class _Stage:
             line.fail(error)
         while True:
             piece = get()
+            if piece is _CUT:
+                return
             if piece is None:
                 break
             if line.error is None:
@@ -217,6 +187,8 @@ def _hint(code: int) -> str:
 
 def _told(fault: Any, where: str, devices: str) -> Exception:
     """The exception of fastctr.errors for an UntarFault."""
+    import errno
+
     kind, code, entry, why = fault.args
     text = f"{shown(os.fsdecode(entry), 200)}: {why}" if entry else why
     if code:
@@ -224,8 +196,10 @@ def _told(fault: Any, where: str, devices: str) -> Exception:
     if kind == "system":
         return StoreError(where, text, _hint(code))
     hint = ""
-    if kind == "limit":
-        hint = "if that is what it should be, raise the limits"
+    if code == errno.EINVAL and "giving it to" in why:
+        hint = "this user namespace has no such id: give uid_map and gid_map, or owner"
+    elif kind == "limit":
+        hint = _RAISE
     elif devices == "refuse" and "device" in why:
         hint = 'unpack as root, or with devices="skip"'
     return ArchiveError(where, text, hint)
@@ -268,7 +242,7 @@ def unpack(
     uid_map, gid_map
                rows (first id in the archive, first id on disk, count); an id outside of them is refused
     userxattr  overlayfs' marks are user.overlay.*, as its mount option of that name wants them
-    owner      (uid, gid) of everything; by default see `ownership`
+    owner      (uid, gid) of everything; by default see ownership.ownership
     devices    "make", "skip" or "refuse"; by default "make" where this process may, else "refuse"
     selinux    take security.selinux from the archive too
     where      what it is, for messages
@@ -279,11 +253,12 @@ def unpack(
     """
     from .. import _core
     from .compression import open_decompressed
+    from .ownership import may_mknod, ownership
 
     _check_args(mode, devices)
     limits = limits or Limits()
     owner = owner or ownership(uid_map, gid_map)
-    devices = devices or ("make" if _may_mknod() else "refuse")
+    devices = devices or ("make" if may_mknod() else "refuse")
     try:
         reader = open_decompressed(what, where)
     except OSError as error:
@@ -312,38 +287,88 @@ def unpack(
 def _run(
     reader: Any, untar: Any, limits: Limits, where: str, progress: Progress | None, total: int
 ) -> tuple[dict[str, Any], str]:
-    line = _Line()
-    files, sums = _Files(line, untar), _Hash(line)
+    """The figures of untar.finish(), and the digest of what was read."""
     meter = None
     if progress is not None:
         from .progress import Meter, short
 
         meter = Meter(progress, "unpacking", short(where), total)
+    source = _Watched(reader, limits, where, meter)
+    first = []
+    for piece in source:
+        first.append(piece)
+        if len(first) > _SMALL:
+            break
+    else:
+        return _run_here(first, source, untar)
+    line = _Line()
+    files, sums = _Files(line, untar), _Hash(line)
     stages = (files, sums)
     for stage in stages:
         stage.start()
     try:
-        seen = 0
-        for piece in reader.chunks():
-            if line.error is not None:
-                break
-            files.put(piece)
-            sums.put(piece)
-            if reader.produced > limits.floor and reader.produced > limits.ratio * reader.consumed:
-                raise ArchiveError(
-                    where,
-                    f"grows from {reader.consumed} bytes to more than {reader.produced}",
-                    "if that is what it should be, raise the limits",
-                )
-            if meter is not None and reader.consumed != seen:
-                meter.add(reader.consumed - seen)
-                seen = reader.consumed
-    except BaseException as error:  # noqa: BLE001 it is raised below, if it was the first
+        for pieces in (first, source):
+            for piece in pieces:
+                if line.error is not None:
+                    break
+                files.put(piece)
+                sums.put(piece)
+    except BaseException as error:  # noqa: BLE001 it is raised below
         line.fail(error)
     for stage in stages:
-        stage.put(None)
+        _surely(stage.put, line, None if source.error is None else _CUT)
     for stage in stages:
-        stage.join()
+        _surely(stage.join, line)
     if line.error is not None:
         raise line.error
+    if source.error is not None:
+        raise source.error
     return files.figures, "sha256:" + sums.sha256.hexdigest()
+
+
+def _run_here(pieces: list[bytes], source: _Watched, untar: Any) -> tuple[dict[str, Any], str]:
+    """It is all there already: no need of threads."""
+    import hashlib
+
+    sha256 = hashlib.sha256()
+    for piece in pieces:
+        sha256.update(piece)
+        untar.feed(piece)
+    if source.error is not None:
+        raise source.error
+    return untar.finish(), "sha256:" + sha256.hexdigest()
+
+
+def _surely(call: Callable[..., Any], line: _Line, *args: object) -> None:
+    """Call it to its end, interrupted or not: nobody may still write to the directory when unpack() returns."""
+    while True:
+        try:
+            call(*args)
+            return
+        except BaseException as error:  # noqa: BLE001 as KeyboardInterrupt; it is raised in the end
+            line.fail(error)
+
+
+class _Watched:
+    """The reader's pieces. An error in reading ends them, and is kept: those before it may hold an earlier one."""
+
+    def __init__(self, reader: Any, limits: Limits, where: str, meter: Any) -> None:
+        self.error: Exception | None = None
+        self._pieces = self._all(reader, limits, where, meter)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+    def _all(self, reader: Any, limits: Limits, where: str, meter: Any) -> Iterator[bytes]:
+        seen = 0
+        try:
+            for piece in reader.chunks():
+                yield piece
+                if reader.produced > limits.floor and reader.produced > limits.ratio * reader.consumed:
+                    why = f"grows from {reader.consumed} bytes to more than {reader.produced}"
+                    raise ArchiveError(where, why, _RAISE)
+                if meter is not None and reader.consumed != seen:
+                    meter.add(reader.consumed - seen)
+                    seen = reader.consumed
+        except (ArchiveError, OSError) as error:
+            self.error = error

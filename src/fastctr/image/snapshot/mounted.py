@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ...errors import FastctrError, LaunchError, StoreError
+from ...errors import FastctrError, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +24,8 @@ __all__ = ["Mounted", "mount_roots", "overlay_works", "sweep"]
 _PREFIX = "mount"
 
 
-def mount_roots(roots: list[str], upper: str | None = None) -> int:
-    """A descriptor of a read-only mount of these roots (Snapshotter.roots()), attached nowhere; with an upper
-    directory (`<upper>.work` is beside it) one that can be written.
+def mount_roots(roots: list[str]) -> int:
+    """A descriptor of a read-only mount of these roots (Snapshotter.roots()), attached nowhere.
 
     It goes when the descriptor is closed. Raises LaunchError for what the kernel refuses.
     """
@@ -34,7 +33,7 @@ def mount_roots(roots: list[str], upper: str | None = None) -> int:
     from .base import privileged
 
     if privileged():
-        return _core.mount_layers(roots, upper=upper)
+        return _core.mount_layers(roots)
     if os.geteuid() == 0:  # root of a user namespace
         from ...rights import own_ids
 
@@ -42,7 +41,7 @@ def mount_roots(roots: list[str], upper: str | None = None) -> int:
     else:
         userns = _core.userns_create([(0, os.geteuid(), 1)], [(0, os.getegid(), 1)])
     try:
-        return _core.mount_layers(roots, userns, upper)
+        return _core.mount_layers(roots, userns)
     finally:
         os.close(userns)
 
@@ -174,15 +173,24 @@ def sweep(store: Store) -> int:
 
 
 def overlay_works(store: Store) -> bool:
-    """Whether two directories of the store can be mounted as one, as this user."""
+    """Whether two directories of the store can be mounted as one by this user, and overlay's marks are heeded."""
+    from ..merged import OPAQUE
     from ..workplace import Workplace
+    from .base import needs_userxattr
 
     with Workplace(store, "probe") as place:
         names = [f"{place.path}/{name}" for name in ("a", "b")]
         for name in names:
-            os.mkdir(name, 0o700)
+            os.makedirs(f"{name}/d", 0o700)
         try:
-            os.close(mount_roots(names))
-        except (LaunchError, FastctrError, OSError):
+            os.setxattr(f"{names[0]}/d", OPAQUE[needs_userxattr()], b"y")
+            os.mknod(f"{names[0]}/gone", 0o020000, 0)
+            for name in ("d/hidden", "gone"):
+                os.close(os.open(f"{names[1]}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            fd = mount_roots(names)
+        except (FastctrError, OSError):
             return False
-    return True
+        try:
+            return not os.listdir(f"/proc/self/fd/{fd}/d") and not os.path.lexists(f"/proc/self/fd/{fd}/gone")
+        finally:
+            os.close(fd)
