@@ -94,10 +94,12 @@ bench:  ## the benchmarks and their table (as root, some minutes)
 	@sh install.sh bench
 	$(PY) -m pytest bench $(ARGS)
 	$(PY) -m bench.run
+	$(PY) -m bench.images
 
 bench-smoke:  ## the same with few starts: do they work?
 	@sh install.sh bench
 	$(PY) -m bench.run --smoke
+	$(PY) -m bench.images --smoke
 
 dist:  ## source distribution and wheel, in dist/
 	@sh install.sh build

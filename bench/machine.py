@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 
 def _field(path: str, name: str) -> str:
@@ -42,7 +43,7 @@ def _system() -> str:
         return "Linux"
 
 
-def describe() -> dict[str, str]:
+def describe(peers: Sequence[str] = ("crun", "runc", "bwrap")) -> dict[str, str]:
     """What the figures were measured on."""
     kernel = re.match(r"\d+\.\d+(\.\d+)?", platform.release())
     memory = int(_field("/proc/meminfo", "MemTotal").split()[0]) / (1 << 20)
@@ -53,7 +54,7 @@ def describe() -> dict[str, str]:
         "memory": f"{memory:.0f} GB",
         "system": f"{_system()}, kernel {kernel[0] if kernel else platform.release()}, {cgroup_mode()}",
         "python": platform.python_version(),
-        "peers": ", ".join(_version(program) for program in ("crun", "runc", "bwrap")),
+        "peers": ", ".join(_version(program) for program in peers),
         "load before the run": f"{os.getloadavg()[0]:.2f}",
     }
 

@@ -1,4 +1,4 @@
-"""Results as text: `python -m bench.report RESULTS.json [docs/benchmarks.md]` writes the page."""
+"""Results as text: `python -m bench.report RESULTS.json [docs/benchmarks.md [IMAGES.json]]` writes the page."""
 from __future__ import annotations
 
 import json
@@ -125,8 +125,8 @@ def opening(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The whole page."""
+def markdown(results: dict[str, Any], images: dict[str, Any] | None = None) -> str:
+    """The whole page; IMAGES are the results of bench.images."""
     parts = [opening(results), "## The bars", bars(results)]
     if results["notes"]:
         parts.append("\n".join(f"- {note}" for note in results["notes"]))
@@ -136,17 +136,25 @@ def markdown(results: dict[str, Any]) -> str:
     if os.path.exists(comments):    # written by hand: what the figures mean, and where they fall short
         with open(comments, encoding="utf-8") as file:
             parts.append(file.read().strip())
-    parts.append("`make bench` measures this again; `python -m bench.run --json FILE` keeps the figures, and "
-                 "`python -m bench.report FILE docs/benchmarks.md` writes this page from them.")
+    if images is not None:
+        from . import images_report
+
+        parts.append(images_report.markdown(images))
+    parts.append("`make bench` measures this again; `python -m bench.run --json FILE` and `python -m bench.images "
+                 "--json FILE` keep the figures, and `python -m bench.report FILE docs/benchmarks.md IMAGES_FILE` "
+                 "writes this page from them.")
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> int:
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (2, 3, 4):
         print(__doc__, file=sys.stderr)
         return 2
-    with open(sys.argv[1], encoding="utf-8") as file:
-        page = markdown(json.load(file))
+    found = []
+    for name in (sys.argv[1], *sys.argv[3:]):
+        with open(name, encoding="utf-8") as file:
+            found.append(json.load(file))
+    page = markdown(*found)
     if len(sys.argv) == 2:
         sys.stdout.write(page)
         return 0

@@ -3,7 +3,8 @@
 `python -m bench.worker JSON`, JSON with the keys
     kind         "plan" (one plan, many starts), "cold" (a fresh plan for each start), "subprocess"
     argv         the command to start
-    rootfs       fastctr's root filesystem
+    rootfs       fastctr's root filesystem; or
+    image, root  an image and the store it is in
     resident_mb  memory this process keeps in use, default 0
 Requests as in bare.c ("go N PAUSE_MS", "rate THREADS SECONDS"), and for kind "plan"
     "fill N"     start N sleeping containers and keep them; answers N lines of microseconds, then "end"
@@ -51,7 +52,9 @@ class Job:
             return
         self.fastctr = load_fastctr()
         if options["kind"] == "plan":
-            self.plan = self.fastctr.Plan(rootfs=self.rootfs, **LIMITS)
+            where = {"image": options["image"], "root": options["root"], "pull": "never"} \
+                if "image" in options else {"rootfs": self.rootfs}
+            self.plan = self.fastctr.Plan(**where, **LIMITS)
 
     def once_plan(self) -> None:
         result = self.plan.run(self.argv)
@@ -173,7 +176,8 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def main() -> int:
+def serve(make: Callable[[dict[str, Any]], Job], answer: Callable[[Any, list[str]], list[str]]) -> int:
+    """Be a worker: make the job of the options given, answer requests about it until they end."""
     options = json.loads(sys.argv[1])
     # The jobs inherit /dev/null, not the pipes of our protocol.
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
@@ -184,7 +188,7 @@ def main() -> int:
     raise_file_limit()
     ballast = bytearray(os.urandom(4096) * (int(options.get("resident_mb", 0)) << 8))
     try:
-        job = Job(options)
+        job = make(options)
         for line in requests:
             for reply in answer(job, line.split()):
                 replies.write(reply + "\n")
@@ -196,6 +200,10 @@ def main() -> int:
         return 1
     del ballast
     return 0
+
+
+def main() -> int:
+    return serve(Job, answer)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ struct fctr_plan {
 	int tmpl_fd;			/* template mount namespace, -1 not made yet */
 
 	struct fctr_instance *warm; int n_warm, target, preparing;
-	struct fctr_cgroup *groups_free[8]; int n_groups_free;
+	struct fctr_cgroup *groups_free[32]; int n_groups_free;
 	char last_exec[128];		/* the path of the command started last, if it fits */
 	int64_t last_used;		/* ns, CLOCK_MONOTONIC */
 	struct fctr_plan *next;		/* in the context */
@@ -138,7 +138,7 @@ struct fctr_ctx {
 	int targets, targets_max;	/* what all plans are to keep warm by themselves: descriptors are few */
 	bool closing, abandoned;	/* abandoned: somebody did not let go, so nothing is freed any more */
 	struct fctr_netns *nets; int n_nets;
-	char *stacks[16]; int n_stacks;
+	char *stacks[40]; int n_stacks;
 	struct fctr_cgroot_entry *cgroots;
 	struct fctr_counters counters;
 };

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _FORMAT = 2  # of the facts on disk
 
-_lock = threading.RLock()
+_lock = threading.Lock()
+_finding: dict[tuple[Any, ...], threading.Lock] = {}
+"""One for each image that is being looked for: pulling one must not keep another from starting."""
 _uses: dict[tuple[Any, ...], tuple[tuple[int, ...], Use]] = {}
 _leases: dict[str, Lease] = {}
 _held: set[tuple[str, str, tuple[str, ...]]] = set()
@@ -273,7 +275,7 @@ def use(image: Any, *, pull: str = "missing", platform: str | None = None, snaps
         known = _uses.get(key)
         if known is not None and known[0] == _signature(where):
             return known[1]
-    with _lock:
+    with _finding.setdefault(key, threading.Lock()):
         signature = _signature(where)
         known = _uses.get(key)
         if pull != "always" and known is not None and known[0] == signature:
@@ -290,9 +292,11 @@ def use(image: Any, *, pull: str = "missing", platform: str | None = None, snaps
             made = known[1]  # the same image still: its plans go on being used
         else:
             made = Use(image, where, facts, wanted)
-        if len(_uses) >= 256:
-            _uses.pop(next(iter(_uses)))
-        _uses[key] = signature, made
+        with _lock:
+            if len(_uses) >= 256:
+                _uses.pop(next(iter(_uses)))
+                _finding.clear()
+            _uses[key] = signature, made
         return made
 
 
@@ -321,6 +325,8 @@ def _facts_on_disk(key: tuple[Any, ...], signature: tuple[int, ...]) -> dict[str
 
     try:
         with open(_facts_path(key), "rb") as file:
+            if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):
+                return None  # marshal is not made for what others have written
             noted, facts = marshal.load(file)
     except (OSError, ValueError, EOFError, TypeError):
         return None
@@ -387,7 +393,8 @@ def release() -> None:
 def _after_fork() -> None:
     """The lease is the parent's: the child lets go of its copy, and takes its own with its first plan."""
     global _lock
-    _lock = threading.RLock()
+    _lock = threading.Lock()
+    _finding.clear()
     _held.clear()
     while _leases:
         _leases.popitem()[1].forget()

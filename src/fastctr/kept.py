@@ -28,7 +28,8 @@ class Kept:
     """One of them. `record` is the content of container.json: id, name, image (as it was asked for),
     image_id, manifest, snapshotter, chains, rootfs (directories, where it is of no image), argv, fields,
     own (options of the command line), directory (where relative paths start), targets (of its mounts),
-    created, started, finished (seconds since 1970, or None), exit (code, or None), pid, pid_start."""
+    maps (of its user namespace's ids, or None), created, started, finished (seconds since 1970, or None),
+    exit (code, or None), pid, pid_start."""
 
     def __init__(self, root: str, record: dict[str, Any]) -> None:
         self.root = root
@@ -273,7 +274,7 @@ def create(root: str, name: str, record: dict[str, Any]) -> Kept:
     from .image.store import get
 
     get(root).prepare()
-    with FileLock(f"{root}/containers/.names"):
+    with FileLock(f"{root}/names.lock"):
         for other in all_of(root):
             if other.name == name:
                 raise StoreError(

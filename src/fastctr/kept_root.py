@@ -57,6 +57,21 @@ class mounted:
         self._kept.release()
 
 
+def maps_on_disk() -> dict[str, Any]:
+    """uid_map= and gid_map= of files in a writable layer: an unprivileged user's are all that user's."""
+    if os.geteuid() == 0:
+        return {}
+    return {"uid_map": ((0, os.geteuid(), 1),), "gid_map": ((0, os.getegid(), 1),)}
+
+
+def maps(kept: Kept) -> dict[str, Any]:
+    """The same of files as they are seen in mounted(kept): of a running one by its user namespace's ids."""
+    noted = kept.record.get("maps")
+    if noted and kept.pid():
+        return {name: tuple(tuple(each) for each in ranges) for name, ranges in noted.items()}
+    return maps_on_disk()
+
+
 def targets(kept: Kept) -> list[str]:
     """Where something else is mounted in it: no part of its own files."""
     return [*SYSTEM, *(kept.record.get("targets") or ())]
@@ -112,9 +127,7 @@ def commit(
 
     base = kept.resolved()
     os.makedirs(kept.upper, 0o755, exist_ok=True)
-    maps: dict[str, Any] = {}
-    if os.geteuid() != 0:
-        maps = {"uid_map": ((0, os.geteuid(), 1),), "gid_map": ((0, os.getegid(), 1),)}
+    maps = maps_on_disk()
     with _Paused(kept, pause), readable_layers(kept) as lower:
         return make(get(kept.root), base, kept.upper, reference, author=author, message=message, changes=changes,
                     config=config_of(kept, base), command=tuple(kept.record.get("argv") or ()), exclude=targets(kept),

@@ -175,9 +175,9 @@ def test_before_docker_1_10(store, tmp_path):
 def layout_files(named, index_extra=None):
     """A layout's files; named: (annotations, Image or Index)."""
     files, entries = [("oci-layout", b'{"imageLayoutVersion": "1.0.0"}')], []
-    for annotations, image in named:
+    for notes, image in named:
         files += [(f"blobs/sha256/{d[7:]}", data) for d, data in image.blobs.items()]
-        entries.append({**image.target, **({"annotations": annotations} if annotations else {})})
+        entries.append({**image.target, **({"annotations": notes} if notes else {})})
     files.append(("index.json", json.dumps({"schemaVersion": 2, "manifests": entries, **(index_extra or {})}).encode()))
     return files
 
@@ -292,7 +292,7 @@ def refused(store, data, error=ArchiveError, match=None):
     os.unlink(path)
     assert store.refs.list() == [] and store.images() == []
     store.gc(0)
-    assert not [n for n in os.listdir(f"{store.root}/blobs/sha256")], "no blob stays"
+    assert os.listdir(f"{store.root}/blobs/sha256") == [], "no blob stays"
     assert os.listdir(f"{store.root}/ingest") == [] and store.fsck() == []
 
 
@@ -411,7 +411,7 @@ def test_a_link_in_a_folder_may_not_lead_out(store, tmp_path):
     blob = tmp_path / "layout/blobs/sha256" / image.layers[0][7:]
     blob.rename(tmp_path / "moved")
     blob.symlink_to(tmp_path / "moved")
-    with pytest.raises(ArchiveError, match="leads out of it|is not in it"):
+    with pytest.raises(ArchiveError, match=r"leads out of it|is not in it"):
         load(store, tmp_path / "layout")
     assert store.images() == []
 

@@ -105,7 +105,7 @@ def test_what_docker_builds_and_imports(dockerd, store, tmp_path):  # noqa: F811
     ours = import_rootfs(store, tmp_path / "root.tar")
     with snapshot.mount(store, image) as theirs, snapshot.mount(store, ours) as mine:
         assert not differences(describe(odd), describe(mine))
-        left = [line for line in differences(describe(odd, times=False, links=False), describe(theirs, times=False, links=False))]
+        left = differences(describe(odd, times=False, links=False), describe(theirs, times=False, links=False))
     # docker keeps of the attributes only the capabilities
     assert all(line.startswith(("attributes:", "link:", "dir:")) for line in left), left
 

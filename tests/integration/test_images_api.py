@@ -537,6 +537,17 @@ def test_many_threads_first_start(store, base, root):
     assert results == [b"/file49\nok\n"] * 8 and len(layer_dirs(root)) == 2
 
 
+def test_a_slow_pull_is_in_nobodys_way(store, base):
+    put(store, base)
+    go = threading.Event()
+    with ImageServer(MadeImage([base], {"Cmd": ["true"], "Env": ["PATH=/bin"]}), lambda *_: go.wait(20) and False) as server:
+        slow = threading.Thread(target=fastctr.run, kwargs={"image": f"{server.host}/mine/slow:1"})
+        slow.start()
+        assert sh("echo ok") == "ok\n" and slow.is_alive()
+        go.set()
+        slow.join()
+
+
 def test_many_processes_first_start(store, base, root):
     put(store, base)
     code = "import fastctr; print(fastctr.run(['echo', 'ok'], image='mine/box:1', capture_output=True, text=True).stdout)"

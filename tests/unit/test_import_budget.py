@@ -46,6 +46,14 @@ def test_a_whole_spec() -> None:
     assert len(found) <= 60, sorted(found)
 
 
+@pytest.mark.parametrize("code", ["import fastctr; fastctr.images", "import fastctr.from_image", "import fastctr.kept"])
+def test_images_before_they_are_used(code: str) -> None:
+    pytest.importorskip("fastctr._core")
+    found = _new_modules(code)
+    assert not found & {*FORBIDDEN, "hashlib", "urllib3", "isal", "zstandard", "rich", "tarfile", "fastctr.image.store"}
+    assert len(found) <= 50, sorted(found)
+
+
 def test_the_exceptions_of_subprocess_come_when_asked_for() -> None:
     pytest.importorskip("fastctr._core")
     assert "subprocess" in _new_modules("import fastctr; fastctr.TimeoutExpired")

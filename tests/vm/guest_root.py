@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -692,6 +693,48 @@ def check_killed_launcher_is_swept():
     fastctr.shutdown()
     assert _state() == before, (_state(), before)
     assert not os.listdir("/run/fastctr"), os.listdir("/run/fastctr")
+
+
+@check
+def check_many_layers():
+    """More than a page of mount options holds, also where each cannot be given by itself (before 6.8)."""
+    for count in (3, 12, 100, 400):
+        made, seen = vm.layers(f"/tmp/layers{count}", ROOT, count, "trusted.overlay.opaque")
+        for how in ({}, {"read_only": True}):
+            done = fastctr.run(["sh", "-c", vm.LOOK_AT_LAYERS], rootfs=made, capture_output=True, text=True, **how)
+            assert done.stdout.split() == seen, (count, how, done.stdout, done.stderr)
+        shutil.rmtree(f"/tmp/layers{count}")
+
+
+@check
+def check_layers_with_owners_shifted():
+    made, seen = vm.layers("/mnt/disk/layers", ROOT, 12, "trusted.overlay.opaque")
+    done = fastctr.run(["sh", "-c", vm.LOOK_AT_LAYERS + "; stat -c %u /opq"], rootfs=made, uid_map=[(0, 100000, 65536)],
+                       capture_output=True, text=True)
+    assert done.stdout.split() == [*seen, "0"], (done.stdout, done.stderr)
+    fastctr.shutdown()
+    shutil.rmtree("/mnt/disk/layers")
+
+
+@check
+def check_layers_from_images():
+    """EROFS, mounted from its file; before Linux 6.12 the refusal says why."""
+    tool = shutil.which("mkfs.erofs")
+    if tool is None:
+        raise vm.Skip("no mkfs.erofs (package erofs-utils)")
+    made, seen = vm.layers("/mnt/disk/layers", ROOT, 10, "trusted.overlay.opaque")
+    images = []
+    for each in made:
+        images.append(f"erofs:{os.path.dirname(each)}/image")
+        subprocess.run([tool, "--quiet", images[-1][6:], each], check=True, stdout=subprocess.DEVNULL)
+    try:
+        for how in ({}, {"uid_map": [(0, 100000, 65536)]}):
+            done = fastctr.run(["sh", "-c", vm.LOOK_AT_LAYERS], rootfs=images, capture_output=True, text=True, **how)
+            assert done.stdout.split() == seen, (how, done.stdout, done.stderr)
+    except fastctr.LaunchError as error:
+        assert vm.kernel() < (6, 12) and ("6.12" in str(error) or "CONFIG_EROFS_FS" in str(error)), error
+    fastctr.shutdown()
+    shutil.rmtree("/mnt/disk/layers")
 
 
 if __name__ == "__main__":

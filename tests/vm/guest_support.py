@@ -55,6 +55,36 @@ def make_root(path, owner_only=False):
     return path
 
 
+def layers(top, root, count, opaque):
+    """`count` layers as a store has them, topmost first, over a copy of the root file system: each adds /only<n>,
+    one of them hides /opq/old (by the attribute `opaque`, if the file system takes it) and /gone."""
+    made = []
+    for n in range(count - 2):
+        made.append(f"{top}/n{n}/diff")
+        os.makedirs(made[-1])
+        open(f"{made[-1]}/only{n}", "w").close()
+    made += [f"{top}/hides/diff", f"{top}/base/diff"]
+    os.makedirs(f"{made[-2]}/opq")
+    open(f"{made[-2]}/opq/new", "w").close()
+    os.mknod(f"{made[-2]}/gone", 0o020000, 0)
+    shutil.copytree(root, made[-1], symlinks=True)
+    os.mkdir(f"{made[-1]}/opq")
+    open(f"{made[-1]}/opq/old", "w").close()
+    open(f"{made[-1]}/gone", "w").close()
+    for each in made:
+        with open(f"{os.path.dirname(each)}/layer.json", "w") as file:
+            file.write("{}")
+    try:
+        os.setxattr(f"{made[-2]}/opq", opaque, b"y")
+        seen = ["new"]
+    except OSError:  # tmpfs has user.* from Linux 6.6 on
+        seen = ["new", "old"]
+    return made, [str(count - 2), *seen, "no"]
+
+
+LOOK_AT_LAYERS = "ls -d /only* | wc -l; ls /opq; test -e /gone || echo no"
+
+
 def until(true, seconds=60):
     """Wait for true(); its last value."""
     end = time.monotonic() + seconds

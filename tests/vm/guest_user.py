@@ -411,6 +411,15 @@ def check_nothing_is_left():
     assert not os.listdir(f"{os.environ['XDG_RUNTIME_DIR']}/fastctr")
 
 
+@check
+def check_many_layers():
+    for count in (3, 100, 400):
+        made, seen = vm.layers(f"/tmp/layers{count}", ROOT, count, "user.overlay.opaque")
+        for how in ({}, {"read_only": True}):
+            done = fastctr.run(["sh", "-c", vm.LOOK_AT_LAYERS], rootfs=made, capture_output=True, text=True, **how)
+            assert done.stdout.split() == seen, (count, how, done.stdout, done.stderr)
+
+
 if __name__ == "__main__":
     import fastctr
 

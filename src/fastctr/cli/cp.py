@@ -37,6 +37,7 @@ def _cp(given: Given, args: list[str]) -> int:
     from ..image.copy import copy_in, copy_out
     from ..image_args import store_root
     from ..kept import find
+    from ..kept_root import maps
 
     (source_name, source), (target_name, target) = split(args[0]), split(args[1])
     if bool(source_name) == bool(target_name):
@@ -50,7 +51,7 @@ def _cp(given: Given, args: list[str]) -> int:
     kept = find(store_root(), source_name or target_name)
     with kept.mounted(read_only=bool(source_name)) as root:
         if source_name:
-            copy_out(root, source, target, archive=archive, follow=follow)
+            copy_out(root, source, target, archive=archive, follow=follow, **maps(kept))
         else:
-            copy_in(root, source, target, archive=archive, follow=follow)
+            copy_in(root, source, target, archive=archive, follow=follow, **maps(kept))
     return 0

@@ -25,6 +25,7 @@ def _export(given: Given, args: list[str]) -> int:
     from ..image.pack import pack_tree
     from ..image_args import store_root
     from ..kept import find
+    from ..kept_root import maps
 
     path = given.value("output")
     if path is None and sys.stdout.isatty():
@@ -32,7 +33,7 @@ def _export(given: Given, args: list[str]) -> int:
     kept = find(store_root(), args[0])
     with kept.mounted(read_only=True) as root:
         if path is None:
-            pack_tree(root, sys.stdout.buffer.write)
+            pack_tree(root, sys.stdout.buffer.write, **maps(kept))
             sys.stdout.buffer.flush()
             return 0
         import os
@@ -40,7 +41,7 @@ def _export(given: Given, args: list[str]) -> int:
         new = f"{path}.{os.getpid()}.new"
         try:
             with open(new, "xb") as file:
-                pack_tree(root, file.write)
+                pack_tree(root, file.write, **maps(kept))
             os.replace(new, path)
         except BaseException:
             if os.path.exists(new):

@@ -37,7 +37,7 @@ def _load(given: Given, args: list[str]) -> int:
             raise UsageError("requested load from stdin, but stdin is empty: give -i FILE or a pipe")
         source = sys.stdin.buffer
     where = store()
-    with Shown(given.flag("quiet")) as progress:
+    with Shown(given.flag("quiet"), sys.stderr) as progress:
         found = read(where, source, progress=progress)
     for resolved in found:
         image = Image(where, resolved)

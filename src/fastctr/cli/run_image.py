@@ -38,20 +38,26 @@ def image_of(own: dict[str, Any]) -> Use:
 
 
 class _Progress:
-    """Progress on standard error, made with the first event: most starts have none."""
+    """Progress of a pull on standard error, made with the first event: most starts have none. That an image
+    which is here is unpacked is shown on a terminal only."""
 
     def __init__(self, quiet: bool, image: str, pull: str) -> None:
+        import threading
+
         self._quiet, self._image, self._pull = quiet, image, pull
+        self._lock = threading.Lock()
         self._shown: Any = None
 
     def __call__(self, event: Any) -> None:
-        if self._shown is None:
-            from ..display import display
+        with self._lock:
+            if self._shown is None:
+                from ..display import display
 
-            if not self._quiet and event.action == "resolving" and self._pull == "missing":
-                print(f"Unable to find image '{self._image}' locally", file=sys.stderr)
-            self._shown = display(sys.stderr, self._quiet)
-        self._shown(event)
+                pulling = event.action == "resolving"
+                if not self._quiet and pulling and self._pull == "missing":
+                    print(f"Unable to find image '{self._image}' locally", file=sys.stderr)
+                self._shown = display(sys.stderr, self._quiet or not (pulling or sys.stderr.isatty()))
+            self._shown(event)
 
     def close(self) -> None:
         if self._shown is not None:
@@ -91,7 +97,10 @@ def kept_plan(kept: Kept, fields: dict[str, Any], found: Use | None) -> Plan:
     os.makedirs(kept.upper, 0o755, exist_ok=True)
     fields = {**fields, "upper": kept.upper}
     spec = Spec(**(found.fields(fields) if found else fields))
-    kept.note(targets=[each.target for each in (*spec.tmpfs, *spec.mounts, *spec.volumes, *spec.files)])
+    kept.note(
+        targets=[each.target for each in (*spec.tmpfs, *spec.mounts, *spec.volumes, *spec.files)],
+        maps={"uid_map": spec.uid_map, "gid_map": spec.gid_map} if spec.uid_map else None,
+    )
     if found is not None:
         found.make_volumes(kept.upper)
     return Plan(spec, use=found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import ArchiveError, StoreError
+from ..errors import ArchiveError, FastctrError
 from . import oci
 from .archive_blobs import diff_id_of, mismatch
 from .archive_read import FileBundle, FolderBundle, StreamBundle
@@ -180,7 +180,7 @@ def _load(bundle: Bundle, loaded: Loaded) -> None:
                 "is not an image archive",
                 "a root file system's tar becomes an image by import",
             )
-    except StoreError:
-        raise
     except OSError as error:
+        if isinstance(error, FastctrError):
+            raise
         raise ArchiveError(bundle.name, f"cannot be read: {error.strerror or error}") from None

@@ -324,8 +324,8 @@ class _Pull:
                     place = next(position, None)
                     if place is None:
                         return
-                    layer = layers[place]
-                    while not (layer.digest in here and diff_ids):
+                    # all below it, too: what waits for a layer that fails to come would wait in vain
+                    while not (diff_ids and here.issuperset(each.digest for each in layers[: place + 1])):
                         crew.check()
                         crew.changed.wait()
                     crew.check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ...errors import ImageError, StoreError
+from ...errors import FastctrError, ImageError, StoreError
 from ..locks import same_file, try_lock
 
 TYPE_CHECKING = False
@@ -35,13 +35,14 @@ _failed: dict[str, float] = {}
 
 class Layer:
     """One layer of an image: the packed blob's digest and media type, the digest of the plain archive,
-    the chain id of it with all below, and theirs (bottom first)."""
+    the chain id of it with all below, and theirs (bottom first). begun: when its unpacking was."""
 
-    __slots__ = ("blob", "chain", "diff_id", "media_type", "parent_chains")
+    __slots__ = ("begun", "blob", "chain", "diff_id", "media_type", "parent_chains")
 
     def __init__(self, blob: str, media_type: str, diff_id: str, chain: str, parent_chains: Sequence[str] = ()) -> None:
         self.blob, self.media_type, self.diff_id, self.chain = blob, media_type, diff_id, chain
         self.parent_chains = list(parent_chains)
+        self.begun = 0.0
 
     @property
     def parent(self) -> str | None:
@@ -123,12 +124,17 @@ class Snapshotter:
         for lease in list(store.open_leases):
             lease.layer(self.name, layer.chain)
         final = self.path(layer.chain)
+        layer.begun = _now()
         try:
             with _Claim(store, self.name, layer.chain):
                 if not self.has(layer.chain):
                     self._make(layer, final, progress)
-        except BaseException:
+        except BaseException as error:
             _failed[final] = _now()
+            if isinstance(error, OSError) and not isinstance(error, FastctrError):  # as of a full disk
+                from ..ingest import store_error
+
+                raise store_error(error, error.filename or final) from None
             raise
         _failed.pop(final, None)
 
@@ -167,8 +173,8 @@ class Snapshotter:
             return
         import time
 
-        path, since = self.path(layer.parent), _now()
-        deadline = since + PATIENCE
+        path, since = self.path(layer.parent), layer.begun  # it may have failed while we unpacked
+        deadline = _now() + PATIENCE
         while not self.has(layer.parent):
             if any(_claimed(self.store, self.name, chain) for chain in layer.parent_chains):
                 deadline = _now() + PATIENCE

@@ -192,15 +192,15 @@ def _try_out(store: Store) -> None:
     """Make a small image and mount it. Raises StoreError with the reason why not."""
     if not privileged():
         raise StoreError("erofs", "can be mounted by root alone", _USE_OVERLAY)
-    from ... import _core
     from ...errors import LaunchError
     from ..workplace import Workplace
+    from .mounted import mount_roots
 
     with Workplace(store, "probe") as place:
         os.mkdir(f"{place.path}/d", 0o700)
         make_image(f"{place.path}/d", f"{place.path}/image", "sha256:" + "0" * 64)
         try:
-            os.close(_core.mount_layers([f"erofs:{place.path}/image"]))
+            os.close(mount_roots([f"erofs:{place.path}/image"]))
         except LaunchError as error:
             raise StoreError("erofs", _reason(error.errno), _USE_OVERLAY) from None
 
@@ -210,6 +210,8 @@ def _reason(code: int | None) -> str:
 
     if code == errno.ENODEV:
         return "is not known to this kernel (CONFIG_EROFS_FS)"
-    if code in (errno.ENOTBLK, errno.EINVAL):
+    if code == errno.ENOTBLK:
         return "cannot be mounted from a file by this kernel: that needs Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE"
+    if code == errno.EINVAL:
+        return "cannot be mounted from a file where the store lies (on a tmpfs, or an overlay)"
     return f"cannot be mounted here: {os.strerror(code or 0)}"

@@ -24,8 +24,9 @@ __all__ = ["Mounted", "mount_roots", "overlay_works", "sweep"]
 _PREFIX = "mount"
 
 
-def mount_roots(roots: list[str]) -> int:
-    """A descriptor of a read-only mount of these roots (Snapshotter.roots()), attached nowhere.
+def mount_roots(roots: list[str], upper: str | None = None) -> int:
+    """A descriptor of a read-only mount of these roots (Snapshotter.roots()), attached nowhere; with an upper
+    directory (`<upper>.work` is beside it) one that can be written.
 
     It goes when the descriptor is closed. Raises LaunchError for what the kernel refuses.
     """
@@ -33,7 +34,7 @@ def mount_roots(roots: list[str]) -> int:
     from .base import privileged
 
     if privileged():
-        return _core.mount_layers(roots)
+        return _core.mount_layers(roots, upper=upper)
     if os.geteuid() == 0:  # root of a user namespace
         from ...rights import own_ids
 
@@ -41,7 +42,7 @@ def mount_roots(roots: list[str]) -> int:
     else:
         userns = _core.userns_create([(0, os.geteuid(), 1)], [(0, os.getegid(), 1)])
     try:
-        return _core.mount_layers(roots, userns)
+        return _core.mount_layers(roots, userns, upper)
     finally:
         os.close(userns)
 
