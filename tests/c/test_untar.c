@@ -58,7 +58,7 @@ static unsigned char *header(const char *name, char type, size_t size, unsigned 
 	snprintf((char *)h + 100, 8, "%07o", mode);
 	snprintf((char *)h + 108, 8, "%07o", (unsigned)geteuid());
 	snprintf((char *)h + 116, 8, "%07o", (unsigned)getegid());
-	snprintf((char *)h + 124, 12, "%011zo", size);
+	snprintf((char *)h + 124, 12, "%011o", (unsigned)size & 07777777777);
 	snprintf((char *)h + 136, 12, "%011o", 1000000000);
 	h[156] = (unsigned char)type;
 	memcpy(h + 157, link, strnlen(link, 100));

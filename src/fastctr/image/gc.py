@@ -228,11 +228,11 @@ def collect(store: Store, older_than: float = 86400.0) -> Report:
     if not os.path.isdir(f"{store.root}/leases"):
         return report
     doomed: list[str] = []
-    if any(name.startswith("mount-") for name in listdir(f"{store.root}/tmp")):
-        from .snapshot.mounted import sweep
-
-        sweep(store)
     try:
+        if any(name.startswith("mount-") for name in listdir(f"{store.root}/tmp")):
+            from .snapshot.mounted import sweep
+
+            sweep(store)
         with FileLock(f"{store.root}/lock"):
             if not store.refs.stamp()[0] and any(blobs(store)):  # or everything would go
                 raise StoreError(store.refs.path, "is missing", "fastctr system fsck --repair makes it anew")
