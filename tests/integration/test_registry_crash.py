@@ -99,7 +99,7 @@ def test_interrupted(tmp_path):
         "pull(Store(sys.argv[1]), sys.argv[2], unpack=False, progress=lambda e: print(e.action, flush=True))"
     )
     root = str(tmp_path / "store")
-    with ImageServer(image, rate=100_000) as server:
+    with ImageServer(image, rate=25_000) as server:  # 20 s a layer
         process = subprocess.Popen(
             [sys.executable, "-c", code, root, f"{server.host}/slow:1"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -110,7 +110,7 @@ def test_interrupted(tmp_path):
         before = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
-        assert time.monotonic() - before < 2
+        assert time.monotonic() - before < 10
         assert process.returncode == -signal.SIGINT and errors.rstrip().endswith("KeyboardInterrupt"), errors
         assert "Exception ignored" not in errors and errors.count("Traceback") <= 2
         assert not os.listdir(f"{root}/leases") and os.listdir(f"{root}/ingest")

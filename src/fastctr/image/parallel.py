@@ -33,10 +33,14 @@ class Crew:
 
     def start(self, count: int, work: Callable[[], None]) -> None:
         """`count` threads that each run work() once."""
-        for _ in range(count):
-            thread = threading.Thread(target=self._run, args=(work,), name="fastctr-image", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        try:
+            for _ in range(count):
+                thread = threading.Thread(target=self._run, args=(work,), name="fastctr-image", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException as error:  # an interrupt: those that have begun end, too
+            self.fail(error)
+            self.join()
 
     def fail(self, error: BaseException) -> None:
         """End all of it with this error, unless there was one already."""
