@@ -139,10 +139,18 @@ static bool wants_refill(const struct fctr_container *c)
 
 static void refill(struct fctr_container *c)
 {
+	fctr_unpin(c);
 	if (!wants_refill(c))
 		return;
 	c->inst->want_refill = false;
 	fctr_ctx_want_refill(c->plan->ctx, c->plan);
+}
+
+void fctr_unpin(struct fctr_container *c)
+{
+	if (c->pinned)
+		sys3(SYS_sched_setaffinity, c->pinned, c->pinned_len, c->pinned_from);
+	c->pinned = 0;
 }
 
 int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, struct fctr_error *err)
@@ -190,6 +198,7 @@ int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, s
 		c->exit.code = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
 	}
 	c->ended = true;
+	fctr_unpin(c);
 	collect(c, r == -ECHILD && !c->reaped ? NULL : &ru, err);
 	*out = c->exit;
 	return 1;
@@ -332,6 +341,7 @@ int fctr_pids(struct fctr_container *c, pid_t **pids, size_t *n, struct fctr_err
 
 void fctr_release(struct fctr_container *c)
 {
+	fctr_unpin(c);
 	struct fctr_plan *plan = c->plan;
 	struct fctr_ctx *ctx = plan->ctx;
 	struct fctr_exit gone;

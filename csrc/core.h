@@ -105,6 +105,8 @@ struct fctr_container {
 	pid_t pid;
 	int pidfd, status_fd, master;
 	bool ended, frozen, releasing;
+	pid_t pinned;			/* thread held on one processor while it waits for a short job; 0 none */
+	uint64_t pinned_from[16]; long pinned_len;
 	struct fctr_container *next_live, **at_live;	/* from its start to the end of its release */
 	bool reaped;			/* by the background, see fctr_ctx_watch(): code and ru are known */
 	struct rusage ru;
@@ -222,6 +224,7 @@ void fctr_ctx_gone(struct fctr_ctx *ctx, struct fctr_container *c);
 void fctr_ctx_end_all(struct fctr_ctx *ctx);
 
 /* container.c */
+void fctr_unpin(struct fctr_container *c);
 void fctr_container_unref(struct fctr_container *c);
 bool fctr_reap(struct fctr_container *c);	/* with the context's lock */
 

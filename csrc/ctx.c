@@ -65,7 +65,7 @@ static void refill_one(struct fctr_ctx *ctx, struct fctr_plan *p)
 	pthread_mutex_lock(&p->lock);
 	want = p->n_warm < p->target;
 	/* one without its process is soon made, and better than none: those first, while they are few */
-	if (!want || p->n_warm > p->target / 2)
+	if (!want || p->n_warm > 1)
 		inst = fctr_instance_unparked(p);
 	if (want || inst)
 		p->preparing++;

@@ -16,7 +16,7 @@ bool fctr_park_fits(struct fctr_instance *inst);
 /* Wake it with what this launch adds, and be back when it has exec'ed or gone. pid and pidfd are
  * the caller's from then on. */
 void fctr_park_go(struct fctr_instance *inst, const struct fctr_params *params, int64_t *stamps,
-		  struct fctr_result *result, pid_t *pid, int *pidfd);
+		  struct fctr_result *result, struct fctr_container *c);
 /* Kill and reap it, if it was never woken. */
 void fctr_park_end(struct fctr_instance *inst);
 /* In the child of a fork: the parent's, but for our copy of its descriptor. */

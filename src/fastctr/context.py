@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WARM_MAX = 32  # prepared containers of one plan: a burst finds this many, 0.5 MB of kernel memory each
+WARM_MAX = 16  # prepared containers of one plan: a burst finds this many, 0.5 MB of kernel memory each
 """Prepared containers kept for one plan at most."""
 IDLE_MS = 10_000
 """After so long without a start a plan lets go of what it has prepared."""

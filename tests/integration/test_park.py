@@ -129,7 +129,7 @@ def test_a_failed_start(plan: fastctr.Plan) -> None:
     assert plan.run(["true"]).returncode == 0
 
 
-@pytest.mark.parametrize("call", ["setresuid", "capset", "dup3", "futex", "chdir", "setsid"])
+@pytest.mark.parametrize("call", ["setresuid", "capset", "dup3", "futex", "chdir", "setsid", "sched_setaffinity"])
 def test_a_filter_that_the_start_could_not_go_on_under(rootfs: str, call: str) -> None:
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [call], "action": "SCMP_ACT_ERRNO"}]}
     with fastctr.Plan(rootfs=rootfs, seccomp=profile, user="1000") as plan:
@@ -146,6 +146,20 @@ def test_a_terminal_and_an_init(rootfs: str) -> None:
             assert c.tty is not None
             assert b"33 44" in c.tty.read(100)
             assert c.wait(5) == 0
+
+
+def test_processors_are_given_back(plan: fastctr.Plan) -> None:
+    """Launcher and job share one for a moment; neither may stay there."""
+    before = os.sched_getaffinity(0)
+    for argv in (["true"], ["sleep", "0.01"], ["no-such-command"], ["sleep", "5"]):
+        try:
+            plan.run(argv, timeout=0.02)
+        except (fastctr.CommandNotFound, fastctr.TimeoutExpired):
+            pass
+        assert os.sched_getaffinity(0) == before, argv
+    job = plan.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout
+    mine = next(line for line in open("/proc/self/status") if line.startswith("Cpus_allowed_list"))
+    assert mine in job
 
 
 CHILD = """
