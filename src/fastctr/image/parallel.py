@@ -38,7 +38,7 @@ class Crew:
                 thread = threading.Thread(target=self._run, args=(work,), name="fastctr-image", daemon=True)
                 thread.start()
                 self._threads.append(thread)
-        except BaseException as error:  # an interrupt: those that have begun end, too
+        except BaseException as error:  # noqa: BLE001 an interrupt ends those that have begun, and join() raises it
             self.fail(error)
             self.join()
 
