@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -34,14 +35,20 @@ def test_root_of_an_inner_user_namespace(rootfs: str, ids: str) -> None:
         text = ["sh", "-c", 'read go; exec "$@"', "sh", sys.executable, "-c", CODE, rootfs]
     child = subprocess.Popen([*enter, *text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                              env={**os.environ, "FASTCTR_RUNTIME_DIR": ""})  # fmt: skip
-    if ids == "many":
-        for which in ("uid", "gid"):
-            for _ in range(200):
-                if os.readlink(f"/proc/{child.pid}/ns/user") != os.readlink("/proc/self/ns/user"):
-                    break
-            with open(f"/proc/{child.pid}/{which}_map", "w") as file:
-                file.write("0 0 2000")
-    out, _ = child.communicate("go\n", timeout=60)
+    try:
+        if ids == "many":
+            until = time.monotonic() + 30
+            while os.readlink(f"/proc/{child.pid}/ns/user") == os.readlink("/proc/self/ns/user"):
+                assert time.monotonic() < until
+                time.sleep(0.005)
+            for which in ("uid", "gid"):
+                with open(f"/proc/{child.pid}/{which}_map", "w") as file:
+                    file.write("0 0 2000")
+        out, _ = child.communicate("go\n", timeout=60)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.communicate()
     assert child.returncode == 0
     count = "1" if ids == "one" else "2000"
     row = ["0", "0", "0", count, "made"]
