@@ -12,6 +12,7 @@ import threading
 
 from . import context, process, units
 from .errors import ImageError, ImageNotFound, SpecError, StoreError
+from .image import facts_path, index_stamp
 from .image_args import POLICIES, check_name, entrypoint_of, signal_number, store_root
 from .roots import Layers
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from .image.leases import Lease
     from .plan import Plan
     from .spec import Spec
-
-_FORMAT = 2  # of the facts on disk
 
 _lock = threading.Lock()
 _finding: dict[tuple[Any, ...], threading.Lock] = {}
@@ -252,15 +251,6 @@ def _working_dir(path: str) -> str:
 # ---- finding
 
 
-def _signature(root: str) -> tuple[int, ...]:
-    """Changes with every change of the store's references: index.json is always replaced whole."""
-    try:
-        found = os.stat(root + "/index.json")
-    except OSError:
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
 def use(image: Any, *, pull: str = "missing", platform: str | None = None, snapshotter: str | None = None,
         entrypoint: Any = None, root: Any = None, progress: Any = None) -> Use:  # fmt: skip
     """The image of a name, name@digest, id or Image. Raises SpecError, ImageNotFound, RegistryError, …"""
@@ -273,21 +263,25 @@ def use(image: Any, *, pull: str = "missing", platform: str | None = None, snaps
     key = (image, where, platform, snapshotter or os.environ.get("FASTCTR_SNAPSHOTTER"), wanted)
     if pull != "always":
         known = _uses.get(key)
-        if known is not None and known[0] == _signature(where):
+        if known is not None and known[0] == index_stamp(where):
             return known[1]
     with _finding.setdefault(key, threading.Lock()):
-        signature = _signature(where)
+        stamp = index_stamp(where)
         known = _uses.get(key)
-        if pull != "always" and known is not None and known[0] == signature:
+        if pull != "always" and known is not None and known[0] == stamp:
             return known[1]
-        facts = _facts_on_disk(key, signature) if pull != "always" else None
+        facts = _facts_on_disk(key, stamp) if pull != "always" else None
         if facts is None:
             check_name(image)
+            from .image.facts import note
             from .image_facts import find
 
             facts = find(image, where, platform, key[3], pull, progress)
-            signature = _signature(where)
-            _note_facts(key, signature, facts)
+            now = index_stamp(where)
+            if now != stamp:  # by our pull, or somebody else's: the name may be another's by now
+                stamp = now
+                facts = find(image, where, platform, key[3], "missing" if pull == "always" else pull, progress)
+            note(facts_path(*key[:4]), stamp, facts)
         if known is not None and known[1].manifest == facts["manifest"] and known[1].layers == tuple(facts["roots"]):
             made = known[1]  # the same image still: its plans go on being used
         else:
@@ -296,7 +290,7 @@ def use(image: Any, *, pull: str = "missing", platform: str | None = None, snaps
             if len(_uses) >= 256:
                 _uses.pop(next(iter(_uses)))
                 _finding.clear()
-            _uses[key] = signature, made
+            _uses[key] = stamp, made
         return made
 
 
@@ -308,51 +302,19 @@ def _of_object(image: Any, root: Any) -> tuple[str, Any]:
     return text, root or where
 
 
-# ---- facts on disk: a command line that only starts a container need not read any JSON
-
-
-def _facts_path(key: tuple[Any, ...]) -> str:
-    import _sha256  # type: ignore[import-not-found]  # the built-in one: hashlib loads libssl
-    import sys
-
-    image, where, platform, snapshotter, _ = key
-    text = f"{_FORMAT} {sys.implementation.cache_tag} {image}\0{platform}\0{snapshotter}"
-    return f"{where}/cache/{_sha256.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
-
-
-def _facts_on_disk(key: tuple[Any, ...], signature: tuple[int, ...]) -> dict[str, Any] | None:
+def _facts_on_disk(key: tuple[Any, ...], stamp: tuple[int, ...]) -> dict[str, Any] | None:
     import marshal
 
     try:
-        with open(_facts_path(key), "rb") as file:
+        with open(facts_path(*key[:4]), "rb") as file:
             if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):
                 return None  # marshal is not made for what others have written
             noted, facts = marshal.load(file)
     except (OSError, ValueError, EOFError, TypeError):
         return None
-    if noted != signature or not all(os.path.exists(path.removeprefix("erofs:")) for path in facts["roots"]):
+    if noted != stamp or not all(os.path.exists(path.removeprefix("erofs:")) for path in facts["roots"]):
         return None
     return facts  # type: ignore[no-any-return]
-
-
-def _note_facts(key: tuple[Any, ...], signature: tuple[int, ...], facts: dict[str, Any]) -> None:
-    """Only a help: a store that cannot be written goes without."""
-    import marshal
-
-    path = _facts_path(key)
-    new = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
-    try:
-        folder = os.path.dirname(path)
-        os.makedirs(folder, 0o700, exist_ok=True)
-        noted = os.listdir(folder)
-        if len(noted) > 256:  # of images long gone, most of them
-            for name in noted:
-                os.unlink(f"{folder}/{name}")
-        with open(new, "xb") as file:
-            file.write(marshal.dumps((signature, facts)))
-        os.replace(new, path)
-    except (OSError, ValueError):
-        pass
 
 
 # ---- plans

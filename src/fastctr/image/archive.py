@@ -14,7 +14,7 @@ from .archive_blobs import diff_id_of, mismatch
 from .archive_read import FileBundle, FolderBundle, StreamBundle
 from .archive_save import save
 from .layer_write import layer_type
-from .progress import emit, short
+from .progress import emit
 from .resolved import Resolved, read_image
 from .rootfd import as_root
 from .source import Source, inflated
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from .archive_read import Bundle
     from .leases import Lease
     from .progress import Progress
+    from .snapshot.stack import Stack
     from .source import What
     from .store import Store
 
 __all__ = ["load", "save"]
 
 _TAKERS = 2
-_UNPACKERS = 2
 
 
 class Loaded:
@@ -60,6 +60,7 @@ class Loaded:
         check: see that the diff id is right also where nothing is unpacked."""
         from .parallel import Crew
         from .platform import Platform, host_platform
+        from .snapshot.stack import Stack, workers
 
         unpack = self.unpack and bool(takes) and host_platform().rank(Platform.from_json(config)) is not None
         chains = oci.chain_ids(diff_ids)
@@ -91,29 +92,33 @@ class Loaded:
                     while (got := stored[place]) is None or None in stored[:place]:
                         crew.check()
                         crew.changed.wait()
-                self._unpack(got, diff_ids[place], chains[: place + 1], check)
+                self._unpack(stack, got, diff_ids[place], chains[: place + 1], check)
 
-        crew.start(min(_TAKERS, len(takes)), take)
-        if unpack:
-            crew.start(min(_UNPACKERS, len(takes)), make)
-        crew.join()
+        if not unpack:
+            crew.start(min(_TAKERS, len(takes)), take)
+            crew.join()
+            return [each for each in stored if each is not None]
+        from .snapshot import get
+
+        with Stack(get(self.store, self.snapshotter), self.progress, crew.check) as stack:
+            crew.start(min(_TAKERS, len(takes)), take)
+            crew.start(workers(len(takes)), make)
+            crew.join()
         return [each for each in stored if each is not None]
 
-    def _unpack(self, stored: Stored, diff_id: str, chains: list[str], check: bool) -> None:
-        from .snapshot import get
+    def _unpack(self, stack: Stack, stored: Stored, diff_id: str, chains: list[str], check: bool) -> None:
         from .snapshot.base import Layer
 
-        snapshotter = get(self.store, self.snapshotter)
-        self.lease.layer(snapshotter.name, chains[-1])
-        if snapshotter.has(chains[-1]):
-            if check and diff_id_of(self.store, stored) != diff_id:
-                raise mismatch(stored.digest, diff_id, str(stored.diff_id))
-            return
-        emit(self.progress, "unpacking", short(stored.digest), 0, stored.size)
-        snapshotter.unpack(self.store, Layer(stored.digest, layer_type(stored.kind), diff_id, chains[-1], chains[:-1]))
-        emit(self.progress, "unpacked", short(stored.digest), stored.size, stored.size)
+        self.lease.layer(stack.snapshotter.name, chains[-1])
+        layer = Layer(stored.digest, layer_type(stored.kind), diff_id, chains[-1], chains[:-1])
+        layer.verified = stored.fresh and stored.digest == diff_id
+        new = stack.make(layer)
+        if not new and check and diff_id_of(self.store, stored) != diff_id:
+            raise mismatch(stored.digest, diff_id, str(stored.diff_id))
 
     def finish(self) -> list[Resolved]:
+        from .facts import foresee, spellings
+
         entries: list[tuple[str | None, oci.Descriptor]] = []
         for target, names in self.found:
             entries += [(name, target) for name in names] or [(None, target)]
@@ -124,6 +129,9 @@ class Loaded:
             where = names[0] if names else target.digest
             images.append(read_image(self.store, target, None, every, where))
             emit(self.progress, "done", where, text=target.digest)
+        if self.unpack:
+            texts = [text for _, names in self.found for name in names for text in spellings(name)]
+            foresee(self.store, [*texts, *(each.config_digest for each in images)], self.snapshotter)
         return images
 
 

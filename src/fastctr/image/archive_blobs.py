@@ -20,15 +20,17 @@ CHUNK = 1 << 20
 
 
 class Stored:
-    """A blob of the archive in the store. kind: its compression; diff_id: None where not looked at yet."""
+    """A blob of the archive in the store. kind: its compression; diff_id: None where not looked at yet; fresh:
+    whether it was written just now, so that its digest need not be looked at again."""
 
-    __slots__ = ("diff_id", "digest", "kind", "size")
+    __slots__ = ("diff_id", "digest", "fresh", "kind", "size")
 
-    def __init__(self, digest: str, size: int, kind: str, diff_id: str | None) -> None:
+    def __init__(self, digest: str, size: int, kind: str, diff_id: str | None, fresh: bool = False) -> None:
         self.digest = digest
         self.size = size
         self.kind = kind
         self.diff_id = diff_id
+        self.fresh = fresh
 
 
 def diff_id_of(store: Store, stored: Stored) -> str:
@@ -65,12 +67,12 @@ def named_digest(name: str) -> str | None:
     return None
 
 
-def copy_in(store: Store, pieces: Iterable[bytes], digest: str, size: int, progress: Progress | None) -> None:
-    """A blob whose digest is known, from its bytes; they are not looked at if it is there."""
+def copy_in(store: Store, pieces: Iterable[bytes], digest: str, size: int, progress: Progress | None) -> bool:
+    """A blob whose digest is known, from its bytes; they are not looked at if it is there: False."""
     with store.ingest(digest, size) as blob:
         if blob.done:
             emit(progress, "exists", short(digest), size, size)
-            return
+            return False
         if blob.offset:
             blob.restart()
         emit(progress, "loading", short(digest), 0, size)
@@ -78,6 +80,7 @@ def copy_in(store: Store, pieces: Iterable[bytes], digest: str, size: int, progr
             blob.write(piece)
             emit(progress, "loading", short(digest), blob.offset, size)
         blob.commit()
+        return True
 
 
 def take_layer(
@@ -88,15 +91,15 @@ def take_layer(
 
     kind = detect(head[:512])
     if kind == "none" and diff_id is not None:
-        copy_in(store, _chain(head, rest), diff_id, size, progress)
-        return Stored(diff_id, size, kind, diff_id)
+        fresh = copy_in(store, _chain(head, rest), diff_id, size, progress)
+        return Stored(diff_id, size, kind, diff_id, fresh)
     if kind in ("none", "gzip", "zstd"):
         with store.ingest(None) as blob:
             for piece in _chain(head, rest):
                 blob.write(piece)
                 emit(progress, "loading", "layer", blob.offset, size)
             digest, size = blob.commit()
-        return Stored(digest, size, kind, digest if kind == "none" else None)
+        return Stored(digest, size, kind, digest if kind == "none" else None, True)
     return _repack(store, kind, head, rest)
 
 

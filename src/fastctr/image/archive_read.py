@@ -240,14 +240,15 @@ class StreamBundle(Bundle):
         digest = named_digest(name)
         if digest is not None:
             with self.store.ingest(digest, member.size) as blob:
-                if not blob.done:
+                fresh = not blob.done
+                if fresh:
                     if blob.offset:
                         blob.restart()
                     for piece in feed.pieces(member.size):
                         blob.write(piece)
                         emit(self.progress, "loading", short(digest), blob.offset, member.size)
                     blob.commit()
-            self._blobs[name] = Stored(digest, member.size, "", None)
+            self._blobs[name] = Stored(digest, member.size, "", None, fresh)
             return 0
         last = name.rpartition("/")[2]
         if last in _DOCUMENTS or last.endswith(".json"):

@@ -8,12 +8,10 @@ last, when everything is here.
 
 from __future__ import annotations
 
-import os
-
 from ..errors import AuthError, ImageError, ImageNotFound, RegistryError, shown
 from . import oci
 from .oci import Descriptor
-from .progress import emit, short
+from .progress import emit
 from .reference import Reference, parse
 
 TYPE_CHECKING = False
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from .registries import Registries
     from .resolved import Resolved
     from .snapshot.base import Snapshotter
+    from .snapshot.stack import Stack
     from .store import Store
 
 __all__ = ["pull", "remote"]
@@ -70,7 +69,13 @@ def pull(
         tell = serialised(progress)
 
         def one(ref: Reference) -> Resolved:
-            return _Pull(store, ref, http, sources, platform, tell, jobs, unpack, snapshotter).run()
+            found = _Pull(store, ref, http, sources, platform, tell, jobs, unpack, snapshotter).run()
+            if unpack:
+                from .facts import foresee, spellings
+
+                typed = [reference] if isinstance(reference, str) and not all_tags else []
+                foresee(store, [*spellings(str(ref)), *typed], snapshotter, platform)
+            return found
 
         if not all_tags:
             return one(wanted)
@@ -329,24 +334,21 @@ class _Pull:
                         crew.check()
                         crew.changed.wait()
                     crew.check()
-                self._unpack_one(layers, diff_ids, place)
+                self._unpack_one(stack, layers, diff_ids, place)
 
         crew.start(min(self.jobs, len(queue)), download)
-        if self.made is not None and layers:
-            crew.start(min(len(layers), max(2, min(4, os.cpu_count() or 2))), unpack)
-        crew.join()
+        if self.made is None:
+            crew.join()
+            return
+        from .snapshot.stack import Stack, workers
 
-    def _unpack_one(self, layers: list[Descriptor], diff_ids: list[str], place: int) -> None:
+        with Stack(self.made, self.progress, crew.check) as stack:
+            crew.start(workers(len(layers)), unpack)
+            crew.join()
+
+    def _unpack_one(self, stack: Stack, layers: list[Descriptor], diff_ids: list[str], place: int) -> None:
         from .snapshot.base import Layer
 
-        chains = oci.chain_ids(diff_ids[: place + 1])
-        layer, name = layers[place], short(layers[place].digest)
-        made = self.made
-        assert made is not None
-        self.lease.layer(made.name, chains[-1])
-        if made.has(chains[-1]):
-            return
-        emit(self.progress, "unpacking", name, 0, layer.size)
-        one = Layer(layer.digest, layer.media_type, diff_ids[place], chains[-1], chains[:-1])
-        made.unpack(self.store, one, self.progress)
-        emit(self.progress, "unpacked", name, layer.size, layer.size)
+        chains, layer = oci.chain_ids(diff_ids[: place + 1]), layers[place]
+        self.lease.layer(stack.snapshotter.name, chains[-1])
+        stack.make(Layer(layer.digest, layer.media_type, diff_ids[place], chains[-1], chains[:-1]))

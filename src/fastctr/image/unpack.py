@@ -220,6 +220,7 @@ def unpack(
     *,
     mode: str = "layer",
     diff_id: str | None = None,
+    verified: bool = False,
     limits: Limits | None = None,
     uid_map: Map = (),
     gid_map: Map = (),
@@ -238,6 +239,7 @@ def unpack(
     mode       "layer": whiteouts in overlayfs' own form, into an empty directory; "merge": whiteouts remove what
                is there already
     diff_id    "sha256:…" of the plain archive, verified at the end; without it the archive's end mark must be there
+    verified   the caller has just seen that what is read has this diff id, if it is not packed: not done again
     limits     how big it may get
     uid_map, gid_map
                rows (first id in the archive, first id on disk, count); an id outside of them is refused
@@ -270,7 +272,8 @@ def unpack(
             directory, mode, devices, userxattr, selinux, diff_id is None, owner, uid_map, gid_map,
             limits.entries, limits.size,
         )  # fmt: skip
-        figures, found = _run(reader, untar, limits, where, progress, total)
+        known = diff_id if verified and reader.kind == "none" else None
+        figures, found = _run(reader, untar, limits, where, progress, total, known)
     except _core.UntarFault as fault:
         raise _told(fault, where, devices) from None
     except OSError as error:
@@ -285,9 +288,9 @@ def unpack(
 
 
 def _run(
-    reader: Any, untar: Any, limits: Limits, where: str, progress: Progress | None, total: int
+    reader: Any, untar: Any, limits: Limits, where: str, progress: Progress | None, total: int, known: str | None
 ) -> tuple[dict[str, Any], str]:
-    """The figures of untar.finish(), and the digest of what was read."""
+    """The figures of untar.finish(), and the digest of what was read, found out if it is not known."""
     meter = None
     if progress is not None:
         from .progress import Meter, short
@@ -302,8 +305,9 @@ def _run(
     else:
         return _run_here(first, source, untar)
     line = _Line()
-    files, sums = _Files(line, untar), _Hash(line)
-    stages = (files, sums)
+    files = _Files(line, untar)
+    sums = _Hash(line) if known is None else None
+    stages: tuple[_Stage, ...] = (files,) if sums is None else (files, sums)
     for stage in stages:
         stage.start()
     try:
@@ -311,8 +315,8 @@ def _run(
             for piece in pieces:
                 if line.error is not None:
                     break
-                files.put(piece)
-                sums.put(piece)
+                for stage in stages:
+                    stage.put(piece)
     except BaseException as error:  # noqa: BLE001 it is raised below
         line.fail(error)
     for stage in stages:
@@ -323,7 +327,9 @@ def _run(
         raise line.error
     if source.error is not None:
         raise source.error
-    return files.figures, "sha256:" + sums.sha256.hexdigest()
+    if sums is not None:
+        known = "sha256:" + sums.sha256.hexdigest()
+    return files.figures, str(known)
 
 
 def _run_here(pieces: list[bytes], source: _Watched, untar: Any) -> tuple[dict[str, Any], str]:

@@ -84,7 +84,7 @@ def layers_of(resolved: Resolved) -> list[Layer]:
 def ensure(
     store: Store, resolved: Resolved, snapshotter: str | None = None, progress: Progress | None = None
 ) -> list[str]:
-    """The roots of an image, topmost first, for Spec(rootfs=…); what is not unpacked yet is, two layers at a time.
+    """The roots of an image, topmost first, for Spec(rootfs=…); what is not unpacked yet is, some layers at a time.
 
     This process holds the layers from now on (Store.hold). Raises ImageNotFound when a layer's blob is needed
     and not in the store, and what unpacking raises.
@@ -110,7 +110,7 @@ def ensure(
 
 def _unpack(store: Store, made: Snapshotter, missing: list[Layer], progress: Progress | None) -> None:
     from ..parallel import Crew
-    from ..progress import emit, short
+    from .stack import Stack, workers
 
     for layer in missing:
         if not store.has_blob(layer.blob):
@@ -125,12 +125,11 @@ def _unpack(store: Store, made: Snapshotter, missing: list[Layer], progress: Pro
                 layer = next(position, None)
             if layer is None:
                 return
-            emit(progress, "unpacking", short(layer.blob), 0, store.blob_size(layer.blob))
-            made.unpack(store, layer, progress)
-            emit(progress, "unpacked", short(layer.blob))
+            stack.make(layer)
 
-    crew.start(min(2, len(missing)), work)
-    crew.join()
+    with Stack(made, progress, crew.check) as stack:
+        crew.start(workers(len(missing)), work)
+        crew.join()
 
 
 def mount(store: Store, resolved: Resolved, target: str | None = None, snapshotter: str | None = None) -> Mounted:

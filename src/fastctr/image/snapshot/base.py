@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Names = list[str]
 
-__all__ = ["Layer", "Snapshotter"]
+__all__ = ["Layer", "Making", "Snapshotter"]
 
 PATIENCE = 20.0
 """Seconds to wait for a layer below that nobody seems to be working on."""
@@ -35,14 +35,16 @@ _failed: dict[str, float] = {}
 
 class Layer:
     """One layer of an image: the packed blob's digest and media type, the digest of the plain archive,
-    the chain id of it with all below, and theirs (bottom first). begun: when its unpacking was."""
+    the chain id of it with all below, and theirs (bottom first). begun: when its unpacking was. verified: whether
+    the blob is plain and this process has just seen that its bytes are those of the diff id."""
 
-    __slots__ = ("begun", "blob", "chain", "diff_id", "media_type", "parent_chains")
+    __slots__ = ("begun", "blob", "chain", "diff_id", "media_type", "parent_chains", "verified")
 
     def __init__(self, blob: str, media_type: str, diff_id: str, chain: str, parent_chains: Sequence[str] = ()) -> None:
         self.blob, self.media_type, self.diff_id, self.chain = blob, media_type, diff_id, chain
         self.parent_chains = list(parent_chains)
         self.begun = 0.0
+        self.verified = False
 
     @property
     def parent(self) -> str | None:
@@ -58,10 +60,12 @@ class Snapshotter:
 
     name    as in FASTCTR_SNAPSHOTTER and snapshotter=
     copies  True where a container that writes needs files of its own: see Vfs.prepare
+    alone   whether a layer's files can be put in place before the layer below is there
     """
 
     name = ""
     copies = False
+    alone = True
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -119,45 +123,8 @@ class Snapshotter:
 
         Raises ArchiveError, DigestMismatch, ImageNotFound (the blob is not in the store), StoreError.
         """
-        if self.has(layer.chain):
-            return
-        for lease in list(store.open_leases):
-            lease.layer(self.name, layer.chain)
-        final = self.path(layer.chain)
-        layer.begun = _now()
-        try:
-            with _Claim(store, self.name, layer.chain):
-                if not self.has(layer.chain):
-                    self._make(layer, final, progress)
-        except BaseException as error:
-            _failed[final] = _now()
-            if isinstance(error, OSError) and not isinstance(error, FastctrError):  # as of a full disk
-                from ..ingest import store_error
-
-                raise store_error(error, error.filename or final) from None
-            raise
-        _failed.pop(final, None)
-
-    def _make(self, layer: Layer, final: str, progress: Progress | None) -> None:
-        from ..workplace import Workplace
-
-        with Workplace(self.store, self.name) as place:
-            made = self._fill(place, layer, progress)
-            extra = self._finish(place, layer, made)
-            write_json(
-                f"{place.path}/layer.json",
-                {
-                    "chain": layer.chain,
-                    "parent": layer.parent,
-                    "diff_id": layer.diff_id,
-                    "blob": layer.blob,
-                    "size": made.size,
-                    "files": made.files,
-                    "made": _when(),
-                    **extra,
-                },
-            )
-            place.publish(final)
+        if not self.has(layer.chain):
+            Making(self, layer, progress).finish()
 
     def _fill(self, place: Workplace, layer: Layer, progress: Progress | None) -> Unpacked:
         """Put the layer's own files below place.path: needs nothing of the layers below."""
@@ -181,6 +148,90 @@ class Snapshotter:
             if _failed.get(path, 0.0) > since or _now() > deadline:
                 raise StoreError(path, f"is missing, and the layer {layer.chain} goes on top of it")
             time.sleep(0.005)
+
+
+class Making:
+    """One layer on its way: fill() claims it and puts its own files into a directory of tmp/, finish() sets them
+    upon those below and gives it its name, close() gives up what is not finished. For one thread at a time.
+    Both raise what Snapshotter.unpack does, and have given up then."""
+
+    def __init__(self, made: Snapshotter, layer: Layer, progress: Progress | None = None) -> None:
+        self.layer = layer
+        self._made, self._progress = made, progress
+        self._final = made.path(layer.chain)
+        self._claim: _Claim | None = None
+        self._place: Workplace | None = None
+        self._files: Unpacked | None = None
+
+    def fill(self) -> bool:
+        """False if it is there already: somebody else has made it meanwhile."""
+        from ..workplace import Workplace
+
+        made, layer = self._made, self.layer
+        for lease in list(made.store.open_leases):
+            lease.layer(made.name, layer.chain)
+        layer.begun = _now()
+        try:
+            claim = _Claim(made.store, made.name, layer.chain)
+            claim.__enter__()
+            self._claim = claim
+            if made.has(layer.chain):
+                self.close()
+                return False
+            place = Workplace(made.store, made.name)
+            self._place = place.__enter__()
+            self._files = made._fill(place, layer, self._progress)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        return True
+
+    def finish(self) -> None:
+        """Waits for the layer below, if need be; filled now if it was not before."""
+        if self._files is None and not self.fill():
+            return
+        place, layer, files = self._place, self.layer, self._files
+        assert place is not None and files is not None
+        try:
+            extra = self._made._finish(place, layer, files)
+            write_json(
+                f"{place.path}/layer.json",
+                {
+                    "chain": layer.chain,
+                    "parent": layer.parent,
+                    "diff_id": layer.diff_id,
+                    "blob": layer.blob,
+                    "size": files.size,
+                    "files": files.files,
+                    "made": _when(),
+                    **extra,
+                },
+            )
+            place.publish(self._final)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self.close()
+        _failed.pop(self._final, None)
+
+    def _failed(self, error: BaseException) -> None:
+        self.close()
+        _failed[self._final] = _now()
+        if isinstance(error, OSError) and not isinstance(error, FastctrError):  # as of a full disk
+            from ..ingest import store_error
+
+            raise store_error(error, error.filename or self._final) from None
+
+    def close(self) -> None:
+        """Harmless if done twice."""
+        place, self._place = self._place, None
+        claim, self._claim = self._claim, None
+        try:
+            if place is not None:
+                place.__exit__(None, None, None)
+        finally:
+            if claim is not None:
+                claim.__exit__(None, None, None)
 
 
 def unpack_blob(
@@ -208,6 +259,7 @@ def unpack_blob(
             fd,
             mode=mode,
             diff_id=layer.diff_id,
+            verified=layer.verified,
             userxattr=needs_userxattr() if userxattr is None else userxattr,
             where=layer.blob,
             progress=progress,

@@ -31,6 +31,7 @@ class Vfs(Snapshotter):
 
     name = "vfs"
     copies = True
+    alone = False
 
     def roots(self, chains: Sequence[str]) -> list[str]:
         """The one merged directory; containers may read it, none may write to it."""
