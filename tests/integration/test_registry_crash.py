@@ -95,7 +95,9 @@ def test_killed_at_100_moments(tmp_path):
 def test_interrupted(tmp_path):
     image = Image([make_layer({"file": random.Random(1).randbytes(500_000)}) for _ in range(2)])
     code = (
-        "import sys; from fastctr.image.pull import pull; from fastctr.image.store import Store;"
+        # where the tests themselves run in the background of a shell, the signal is ignored in all their children
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from fastctr.image.pull import pull; from fastctr.image.store import Store;"
         "pull(Store(sys.argv[1]), sys.argv[2], unpack=False, progress=lambda e: print(e.action, flush=True))"
     )
     root = str(tmp_path / "store")
