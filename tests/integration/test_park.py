@@ -35,9 +35,11 @@ def parked(launcher: int | None = None) -> list[int]:
 def name_of(pid: int) -> str:
     """Whoever its parent is by now: it holds its owner's lock as long as it is there at all."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
+    dead = text[text.rindex(")") + 2] in "ZX"  # waiting for its parent, with nothing in its hands
+    return "" if dead else text[text.index("(") + 1 : text.rindex(")")]
 
 
 @pytest.fixture
