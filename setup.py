@@ -59,7 +59,7 @@ core = Extension(
     extra_compile_args=[*CFLAGS, "-iquote", "csrc"],
     extra_link_args=["-pthread", *LDFLAGS],
     depends=["csrc/" + name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".h")]
-    + ["src/fastctr/_native.pxi", "src/fastctr/_untar.pxi", "src/fastctr/_layers.pxi", "src/fastctr/_core.pxd"],
+    + ["src/fastctr/" + name for name in os.listdir(os.path.join(HERE, "src/fastctr")) if name[-4:] in (".pxi", ".pxd")],
     **libseccomp(),
 )
 
