@@ -58,8 +58,12 @@ core = Extension(
     include_dirs=[],  # -iquote, not -I: our seccomp.h must not hide <seccomp.h>
     extra_compile_args=[*CFLAGS, "-iquote", "csrc"],
     extra_link_args=["-pthread", *LDFLAGS],
-    depends=["csrc/" + name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".h")]
-    + ["src/fastctr/" + name for name in os.listdir(os.path.join(HERE, "src/fastctr")) if name[-4:] in (".pxi", ".pxd")],
+    depends=[
+        f"{folder}/{name}"
+        for folder, ends in (("csrc", ".h"), ("src/fastctr", (".pxi", ".pxd")))
+        for name in os.listdir(os.path.join(HERE, folder))
+        if name.endswith(ends)
+    ],
     **libseccomp(),
 )
 
