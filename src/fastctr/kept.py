@@ -84,16 +84,9 @@ class Kept:
         """Whether somebody runs it now."""
         if self._lock >= 0:
             return True
-        from .image.locks import try_lock
+        from .image.locks import is_locked
 
-        try:
-            fd = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return not try_lock(fd)
-        finally:
-            os.close(fd)
+        return is_locked(f"{self.path}/lock")
 
     def note(self, **changes: Any) -> None:
         """Change the record, on disk too."""

@@ -17,6 +17,15 @@ def own_ids(which: str) -> tuple[tuple[int, int, int], ...]:
     return tuple((int(first), int(first), int(count)) for first, _, count in ranges)
 
 
+def sys_admin() -> bool:
+    """Whether this process has CAP_SYS_ADMIN in its own user namespace (capabilities(7))."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> 21 & 1)
+    return False
+
+
 def machine_root() -> bool:
     """Whether this is root with all ids there are; uid 0 of an unprivileged user namespace is not, and lives as users
     do: it may mount, but makes no device nodes and no trusted.* attributes."""

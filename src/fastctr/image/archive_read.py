@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+from abc import ABC, abstractmethod
 
 from ..errors import ArchiveError, DigestMismatch, shown
 from .archive_blobs import CHUNK, Stored, blob_name, copy_in, mismatch, named_digest, take_layer
@@ -31,7 +32,7 @@ _LINKS_MAX = 16
 _HEX = 64
 
 
-class Bundle:
+class Bundle(ABC):
     """name: for messages. The methods raise ArchiveError for names that are not there."""
 
     def __init__(self, store: Store, name: str, progress: Progress | None) -> None:
@@ -42,14 +43,14 @@ class Bundle:
 
     # what each kind of bundle has in its own way
 
-    def holds(self, name: str) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def holds(self, name: str) -> bool: ...
 
-    def size_of(self, name: str) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def size_of(self, name: str) -> int: ...
 
-    def pieces(self, name: str) -> Iterator[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def pieces(self, name: str) -> Iterator[bytes]: ...
 
     # ---- names
 

@@ -19,6 +19,18 @@ def try_lock(fd: int) -> bool:
     return True
 
 
+def is_locked(path: str) -> bool:
+    """Whether somebody alive holds the file's lock; no if there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd)
+    finally:
+        os.close(fd)
+
+
 def same_file(fd: int, path: str) -> bool:
     """Whether the open file still has that name. It was locked after it was opened, so it may have been
     renamed or removed in between."""

@@ -108,6 +108,8 @@ class _Line:
 class _Stage:
     """A thread that takes pieces off a queue. After a failure anywhere it goes on taking, and does nothing."""
 
+    take: Callable[[bytes], object]  # what is done with a piece: each kind's own
+
     def __init__(self, line: _Line, name: str) -> None:
         import queue
         import threading
@@ -124,9 +126,6 @@ class _Stage:
         self._thread.join()
 
     def begin(self) -> None: ...
-
-    def take(self, piece: bytes) -> None:
-        raise NotImplementedError
 
     def end(self) -> None: ...
 
@@ -160,7 +159,7 @@ class _Hash(_Stage):
 
         super().__init__(line, "hash")
         self.sha256 = hashlib.sha256()
-        self.take = self.sha256.update  # type: ignore[method-assign,assignment]
+        self.take = self.sha256.update
 
 
 class _Files(_Stage):
@@ -168,7 +167,7 @@ class _Files(_Stage):
         super().__init__(line, "untar")
         self.untar = untar
         self.begin = untar.own_thread  # type: ignore[method-assign]
-        self.take = untar.feed  # type: ignore[method-assign]
+        self.take = untar.feed
         self.figures: dict[str, Any] = {}
 
     def end(self) -> None:

@@ -8,9 +8,10 @@ waits, and finds it done. A claim goes with its process, so nobody waits for the
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 
 from ...errors import FastctrError, ImageError, StoreError
-from ..locks import same_file, try_lock
+from ..locks import is_locked, same_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Layer:
         return f"Layer({self.blob!r}, chain={self.chain!r})"
 
 
-class Snapshotter:
+class Snapshotter(ABC):
     """Unpacked layers in one form, below layers/<name>/ of a store.
 
     name    as in FASTCTR_SNAPSHOTTER and snapshotter=
@@ -111,9 +112,9 @@ class Snapshotter:
         except FileNotFoundError:
             pass
 
+    @abstractmethod
     def roots(self, chains: Sequence[str]) -> Names:
         """What Spec(rootfs=…) takes for the stack of these chain ids (bottom first): topmost first."""
-        raise NotImplementedError
 
     # -- making one
 
@@ -130,9 +131,9 @@ class Snapshotter:
         """Put the layer's own files below place.path: needs nothing of the layers below."""
         return unpack_blob(self.store, layer, f"{place.path}/diff", progress)
 
+    @abstractmethod
     def _finish(self, place: Workplace, layer: Layer, made: Unpacked) -> dict[str, Any]:
         """What needs the layers below. Returns what else goes into layer.json."""
-        raise NotImplementedError
 
     def wait_for_parent(self, layer: Layer) -> None:
         """Until the layer below is there. Raises StoreError when nobody is unpacking it."""
@@ -271,15 +272,9 @@ def unpack_blob(
 
 def privileged() -> bool:
     """Whether this process may mount for the whole machine: root of it, with CAP_SYS_ADMIN (capabilities(7))."""
-    from ...rights import machine_root
+    from ...rights import machine_root, sys_admin
 
-    if not machine_root():
-        return False
-    with open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> 21 & 1)
-    return False
+    return machine_root() and sys_admin()
 
 
 def needs_userxattr() -> bool:
@@ -358,11 +353,4 @@ class _Claim:
 
 def _claimed(store: Store, name: str, chain: str) -> bool:
     """Whether somebody alive is unpacking it."""
-    try:
-        fd = os.open(_claim_path(store, name, chain), os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return not try_lock(fd)
-    finally:
-        os.close(fd)
+    return is_locked(_claim_path(store, name, chain))
