@@ -18,7 +18,7 @@ fail() { printf '%s\n' "fastctr: $*" >&2; exit 1; }
 
 build_packages="gcc libc6-dev make libseccomp-dev"
 test_packages="busybox-static procps strace uidmap bubblewrap crun runc golang-github-containers-common
-    skopeo umoci podman docker.io docker-registry erofs-utils libarchive-tools zstd xz-utils bzip2 openssl"
+    iproute2 skopeo umoci podman docker.io docker-registry erofs-utils libarchive-tools zstd xz-utils bzip2 openssl"
 bench_packages="busybox-static strace bubblewrap crun runc golang-github-containers-common
     umoci skopeo podman docker.io docker-registry debootstrap e2fsprogs"
 ci_packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"

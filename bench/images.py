@@ -1,19 +1,15 @@
 """The image benchmarks: `python -m bench.images [--smoke] [--only NAME]... [--json FILE] [--check]`."""
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import bars, images_material, images_report, images_starts, images_unpack, machine, report
+from . import command, images_material, images_report, images_starts, images_unpack, machine
 from .images_ground import Ground
-from .peers import PeerFailed, has_fastctr, stamp
+from .peers import PeerFailed, has_fastctr
 from .rootfs import MissingTool
-from .run import BUSY_LOAD
 
 PEERS = ("umoci", "skopeo", "podman", "dockerd", "docker-registry")
 NAMES = ("archives", "pull", "layers", "after_unpack", "alive")
@@ -28,17 +24,6 @@ class Scale:
         self.budget = 0.04 if smoke else 0.15   # seconds of one side's turn
         self.trials = 1 if smoke else 15        # of an unpack and ten starts
         self.alive = 20 if smoke else 1000
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.images", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a small image, few starts: under a minute")
-    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME",
-                        help=f"one of: {', '.join(NAMES)}; may be given again")
-    parser.add_argument("--json", metavar="FILE", help="keep the results in FILE")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar was missed")
-    return parser.parse_args()
 
 
 Found = Iterator[tuple[str, dict[str, Any]]]
@@ -85,11 +70,7 @@ def needed(chosen: list[str], smoke: bool) -> dict[str, images_material.Material
 def measure(chosen: list[str], smoke: bool) -> dict[str, Any]:
     """Run the scenarios CHOSEN; one in which fastctr fails ends with a note and is no figure."""
     about = machine.describe(PEERS)
-    results: dict[str, Any] = {"smoke": smoke, "machine": about, "notes": [], "scenarios": {}, "failed": []}
-    if os.getloadavg()[0] > BUSY_LOAD:
-        results["notes"].append(f"The machine was busy before the run (load {os.getloadavg()[0]:.1f}): bars "
-                                "passed or missed here say little.")
-    built = stamp()
+    results = command.opening(about, smoke)
     images = needed(chosen, smoke)
     results["images"] = {name: image.words() for name, image in images.items()}
     with Ground(images_material.cache(), smoke) as ground:
@@ -104,35 +85,14 @@ def measure(chosen: list[str], smoke: bool) -> dict[str, Any]:
                     print(f"\n{images_report.scenario(part, found)}\n\n({time.monotonic() - begin:.0f} s)", flush=True)
                     begin = time.monotonic()
             except PeerFailed as error:
-                results["failed"].append(name)
-                results["notes"].append(f"{name}: {error}")
-                print(f"{name}: {error}", file=sys.stderr, flush=True)
-    results["bars"] = bars.judge(results["scenarios"], images_report.BARS)
-    if stamp() != built:
-        results["notes"].append("fastctr was built anew during the run: its figures are of different builds, "
-                                "and this run is not to be published.")
-    return results
+                command.failed(results, name, error)
+    return command.judge(results, images_report.BARS)
 
 
 def main() -> int:
-    options = parse()
-    complaint = machine.complaint() or ("" if has_fastctr() else "fastctr is not built: nothing to measure")
-    if complaint:
-        print(complaint, file=sys.stderr)
-        return 2
-    try:
-        results = measure(options.only or list(NAMES), options.smoke)
-    except (MissingTool, PeerFailed) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print("\n## The bars\n\n" + report.bars(results))
-    for note in results["notes"]:
-        print(f"- {note}")
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-    missed = any(row["verdict"] == "miss" for row in results["bars"])
-    return 1 if results["failed"] or (options.check and missed) else 0
+    options = command.parse("bench.images", __doc__, NAMES, "a small image, few starts: under a minute")
+    return command.main(options, lambda: measure(options.only or list(NAMES), options.smoke), (MissingTool, PeerFailed),
+                        "" if has_fastctr() else "fastctr is not built: nothing to measure")
 
 
 if __name__ == "__main__":

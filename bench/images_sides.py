@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from .images_ground import HOST, Daemon, Ground, Took, listens, python_command
@@ -31,7 +32,7 @@ def program(name: str) -> str:
     return found
 
 
-class Side:
+class Side(ABC):
     """One way. `prepare` is not timed, `run` is; `layers` are the directories it made, topmost first;
     `clear` removes all it made."""
 
@@ -40,16 +41,16 @@ class Side:
         self.store = ground.path(f"s{next(_numbers)}")
         self.extra: list[str] = []      # what else it makes
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 most have nothing to prepare
         """Before each run."""
 
+    @abstractmethod
     def run(self) -> Took:
         """Do it into a store that is not there yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layers(self) -> list[str]:
         """Where it unpacked to, for this process."""
-        raise NotImplementedError
 
     def clear(self) -> None:
         """After each run."""

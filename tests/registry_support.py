@@ -19,6 +19,10 @@ import urllib.parse
 
 import pytest
 
+from fastctr.image.pull import pull
+from fastctr.image.store import Store
+from image_support import Image, make_layer
+
 USER, PASSWORD = "user", "secret"
 _BCRYPT = "$2b$04$IiXtOK2AMG/cIWFCkasyMONxP.G2/LtWYDPcbA0Jsy/OxS0GVYCR."  # of PASSWORD
 
@@ -35,7 +39,7 @@ class Running:
     def __init__(self, directory, auth=None, tls=None, token_url=None, certificate=None):
         program = shutil.which("docker-registry")
         if program is None:
-            pytest.skip("needs docker-registry: install it")
+            pytest.skip("needs docker-registry: install the package docker-registry")
         self.directory = str(directory)
         os.makedirs(f"{self.directory}/data", exist_ok=True)
         self.port = free_port()
@@ -297,7 +301,7 @@ def _b64(data):
 def skopeo(*arguments):
     """Run skopeo, with what it says in the error."""
     if shutil.which("skopeo") is None:
-        pytest.skip("needs skopeo: install it")
+        pytest.skip("needs skopeo: install the package skopeo")
     done = subprocess.run(["skopeo", "--insecure-policy", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -338,3 +342,52 @@ def assert_whole(store, image):
     for digest, data in image.blobs.items():
         assert store.read_blob(digest, 1 << 30) == data
     assert os.listdir(f"{store.root}/ingest") == []
+
+
+# ---- what the tests of registries share: stores, an image, and pulls without unpacking
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def other(tmp_path):
+    return Store(str(tmp_path / "other"))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """An open docker-registry."""
+    with Running(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+def some_image(seed=1, layers=3, size=50_000, config=None, **more):
+    rng = random.Random(seed)
+    made = [make_layer({f"file{i}": rng.randbytes(size)}) for i in range(layers)]
+    return Image(made, {"Cmd": ["sh"]} if config is None else config, **more)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return some_image(7, size=60_000)
+
+
+def fetch(store, name, **more):
+    return pull(store, name, **{"unpack": False, "settings": quick(), **more})
+
+
+def get(store, server, name="some/image:1", **more):
+    return fetch(store, f"{server.host}/{name}", **more)
+
+
+def refused(store, server, kind, **more):
+    """The pull fails so, and leaves nothing of the image behind but whole blobs."""
+    with pytest.raises(kind) as caught:
+        get(store, server, **more)
+    assert store.refs.list() == []
+    for name in os.listdir(f"{store.root}/blobs/sha256"):
+        store.read_blob("sha256:" + name, 1 << 30)
+    return caught.value

@@ -17,16 +17,10 @@ from fastctr.errors import ArchiveError, DigestMismatch, FastctrError, ImageErro
 from fastctr.image import archive_read, oci, snapshot, tar_read
 from fastctr.image.archive import load, save
 from fastctr.image.store import Store
+from image_fixtures import store  # noqa: F401
 from image_support import Image, Index, busybox_image, decompress, entry, make_layer, sha256, write_layout
 
 pytestmark = pytest.mark.needs_root
-
-
-@pytest.fixture
-def store(tmp_path):
-    made = Store(str(tmp_path / "store"))
-    yield made
-    made.release_holds()
 
 
 def tar_of(files, directory_entries=()):

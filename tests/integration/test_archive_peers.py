@@ -17,16 +17,10 @@ from fastctr.image.archive import load, save
 from fastctr.image.importer import build_rootfs, import_rootfs
 from fastctr.image.pack import pack_tree
 from fastctr.image.store import Store
-from image_support import Image, busybox_image, make_layer
+from image_fixtures import store  # noqa: F401
+from image_support import Image, busybox_image, extract, make_layer
 
 pytestmark = pytest.mark.needs_root
-
-
-@pytest.fixture
-def store(tmp_path):
-    made = Store(str(tmp_path / "store"))
-    yield made
-    made.release_holds()
 
 
 @pytest.fixture
@@ -136,7 +130,7 @@ class Podman:
 @pytest.fixture
 def podman(tmp_path):
     if shutil.which("podman") is None:
-        pytest.skip("needs podman")
+        pytest.skip("needs podman: install the package podman")
     return Podman(str(tmp_path))
 
 
@@ -163,7 +157,7 @@ def test_there_and_back_with_podman(podman, store, images, tmp_path, form):
 
 def skopeo(*args):
     if shutil.which("skopeo") is None:
-        pytest.skip("needs skopeo")
+        pytest.skip("needs skopeo: install the package skopeo")
     return private("skopeo", "--insecure-policy", *args).decode()
 
 
@@ -203,8 +197,7 @@ def test_we_read_what_skopeo_writes(store, images, tmp_path, form):
 
 def test_skopeo_takes_a_layout_folder_and_a_pipe(store, images, tmp_path):
     save(store, "fctr-peer:gz", tmp_path / "a.tar", format="oci")
-    with tarfile.open(tmp_path / "a.tar") as tar:
-        tar.extractall(tmp_path / "layout", filter="data")
+    extract(tmp_path / "a.tar", tmp_path / "layout")
     skopeo("copy", "-q", f"oci:{tmp_path}/layout:{full('fctr-peer:gz')}", f"docker-archive:{tmp_path}/b.tar:other:1")
     with open(tmp_path / "b.tar", "rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:
         assert loaded(tmp_path, cat.stdout)[full("other:1")].id == images["fctr-peer:gz"].config_digest
@@ -215,7 +208,7 @@ def test_skopeo_takes_a_layout_folder_and_a_pipe(store, images, tmp_path):
 
 def test_umoci_unpacks_what_we_save(store, tmp_path):
     if shutil.which("umoci") is None:
-        pytest.skip("needs umoci")
+        pytest.skip("needs umoci: install the package umoci")
     odd = make_odd_tree(str(tmp_path / "odd"))
     for name in ("socket", "attributes", "capable", "link"):  # umoci keeps no such attributes with these bytes
         os.unlink(f"{odd}/{name}")
@@ -223,8 +216,7 @@ def test_umoci_unpacks_what_we_save(store, tmp_path):
     os.utime(f"{odd}/owned", ns=(0, 10**18))  # nor times so far away
     made = build_rootfs(store, odd, "odd:1")
     save(store, "odd:1", tmp_path / "a.tar", format="oci")
-    with tarfile.open(tmp_path / "a.tar") as tar:
-        tar.extractall(tmp_path / "layout", filter="data")
+    extract(tmp_path / "a.tar", tmp_path / "layout")
     private("umoci", "unpack", "--image", f"{tmp_path}/layout:{full('odd:1')}", tmp_path / "bundle")
     before, after = describe(odd), describe(tmp_path / "bundle/rootfs")
     assert not differences(before, after)
@@ -234,7 +226,7 @@ def test_umoci_unpacks_what_we_save(store, tmp_path):
 
 def test_umoci_reads_the_store_itself(store, images):
     if shutil.which("umoci") is None:
-        pytest.skip("needs umoci")
+        pytest.skip("needs umoci: install the package umoci")
     told = json.loads(private("umoci", "stat", "--json", "--image", f"{store.root}:{full('fctr-peer:gz')}"))
     assert len(told["history"]) == 2
 

@@ -16,17 +16,10 @@ from fastctr.errors import ArchiveError, ImageError, ImageNotFound, SpecError
 from fastctr.image import oci, snapshot
 from fastctr.image.commit import commit
 from fastctr.image.importer import build_rootfs, import_rootfs
-from fastctr.image.store import Store
+from image_fixtures import store  # noqa: F401
 from image_support import Image, busybox_image, entry, make_layer
 
 pytestmark = pytest.mark.needs_root
-
-
-@pytest.fixture
-def store(tmp_path):
-    made = Store(str(tmp_path / "store"))
-    yield made
-    made.release_holds()
 
 
 def run(store, image, argv, **options):

@@ -58,7 +58,7 @@ def test_everything_comes_back_as_it_was(odd, tmp_path):
 @pytest.mark.parametrize("program", ["tar", "bsdtar"])
 def test_other_programs_read_it_the_same(odd, tmp_path, program):
     if shutil.which(program) is None:
-        pytest.skip(f"needs {program}")
+        pytest.skip(f"needs {program}: install the packages tar and libarchive-tools")
     data, _ = packed(pack_tree, odd)
     (tmp_path / "t.tar").write_bytes(data)
     target = tmp_path / "by-other"

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 
@@ -20,7 +19,8 @@ from fastctr import images
 from fastctr.errors import ImageError, ImageNotFound, SpecError, StoreError
 from fastctr.from_image import use
 from fastctr.image.store import get as store_at
-from image_support import Index, busybox_entries, entry, make_layer
+from image_fixtures import base, root  # noqa: F401
+from image_support import Index, entry, extract, make_layer
 from image_support import Image as MadeImage
 from registry_support import ImageServer, private  # noqa: F401
 
@@ -37,19 +37,6 @@ CONFIG = {
     "Labels": {"who": "tests"},
     "Shell": ["/bin/sh", "-c"],
 }
-
-
-@pytest.fixture(scope="module")
-def base():
-    """The first layer of all images here."""
-    return make_layer(busybox_entries())
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """An empty store of this test's own, which is the default one."""
-    monkeypatch.setenv("FASTCTR_ROOT", str(tmp_path / "store"))
-    return str(tmp_path / "store")
 
 
 @pytest.fixture
@@ -378,8 +365,7 @@ def test_out_and_in_again(store, base, tmp_path, root):
 
 def test_made_here(root, tmp_path, base):
     top = tmp_path / "tree"
-    with tarfile.open(fileobj=io.BytesIO(__import__("gzip").decompress(base))) as tar:
-        tar.extractall(top, filter="fully_trusted")
+    extract(io.BytesIO(base), top)
     image = images.build_rootfs(top, "mine/built:1", cmd=["echo", "built"], env={"A": "b", "PATH": "/bin"}, workdir="/w",
                                 labels={"x": "y"}, changes=["STOPSIGNAL INT"])  # fmt: skip
     assert image.tags == ["mine/built:1"] and image.cmd == ["echo", "built"] and image.labels == {"x": "y"}

@@ -15,8 +15,9 @@ import pytest
 
 pytest.importorskip("fastctr._core")
 from fastctr.image.store import get as store_at
+from image_fixtures import base, root  # noqa: F401
 from image_support import Image as MadeImage
-from image_support import busybox_entries, entry, make_layer
+from image_support import entry, make_layer
 from registry_support import PASSWORD, USER, ImageServer, Running, private  # noqa: F401
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.usefixtures("private")]
@@ -35,17 +36,6 @@ def ok(*args, **kw):
     done = cli(*args, **kw)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def base():
-    return make_layer(busybox_entries())
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTCTR_ROOT", str(tmp_path / "store"))
-    return str(tmp_path / "store")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import stat
 
 import pytest
@@ -15,31 +14,29 @@ from fastctr.errors import (
 from fastctr.image import credentials, distribution
 from fastctr.image.connect import NetworkError
 from fastctr.image.http import Http
-from fastctr.image.pull import pull, remote
+from fastctr.image.pull import remote
 from fastctr.image.push import push
 from fastctr.image.store import Store
-from image_support import Image, make_layer
-from registry_support import (
+from registry_support import (  # noqa: F401
     PASSWORD,
-    USER,
     Running,
     Server,
     TokenServer,
+    USER,
     assert_whole,
     fails,
+    fetch,
     make_certificate,
-    private,  # noqa: F401
+    other,
+    private,
     quick,
+    registry,
     skopeo,
+    some_image,
+    store,
 )
 
 pytestmark = pytest.mark.usefixtures("private")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    with Running(tmp_path_factory.mktemp("registry")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +56,6 @@ def bearer(tmp_path_factory, tokens):
     directory = tmp_path_factory.mktemp("bearer")
     with Running(directory, auth="token", token_url=f"{tokens.url}/token", certificate=tokens.certificate) as running:
         yield running
-
-
-def some_image(seed=1, layers=3, size=50_000, **more):
-    rng = random.Random(seed)
-    return Image([make_layer({f"file{i}": rng.randbytes(size)}) for i in range(layers)], {"Cmd": ["sh"]}, **more)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "store"))
-
-
-@pytest.fixture
-def other(tmp_path):
-    return Store(str(tmp_path / "other"))
-
-
-def fetch(store, name, **more):
-    return pull(store, name, unpack=False, settings=quick(), **more)
 
 
 def test_basic(basic, store, other, private):  # noqa: F811

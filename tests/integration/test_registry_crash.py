@@ -106,12 +106,16 @@ def test_interrupted(tmp_path):
             [sys.executable, "-c", code, root, f"{server.host}/slow:1"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        while process.stdout.readline() != "downloading\n":
-            pass
-        time.sleep(0.2)
-        before = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        try:
+            while process.stdout.readline() != "downloading\n":
+                pass
+            time.sleep(0.2)
+            before = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.wait()
         assert time.monotonic() - before < 10
         assert process.returncode == -signal.SIGINT and errors.rstrip().endswith("KeyboardInterrupt"), errors
         assert "Exception ignored" not in errors and errors.count("Traceback") <= 2

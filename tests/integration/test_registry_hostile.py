@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import random
 
 import pytest
 
 from fastctr.errors import AuthError, DigestMismatch, ImageError, ImageNotFound, RegistryError
 from fastctr.image.connect import NetworkError
-from fastctr.image.pull import pull
-from fastctr.image.store import Store
-from image_support import Image, Index, make_layer, sha256
-from registry_support import ImageServer, Server, assert_whole, fails, private, quick  # noqa: F401
+from image_support import Image, Index, sha256
+from registry_support import (  # noqa: F401
+    ImageServer, Server, assert_whole, fails, get, image, private, quick, refused, store,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("private")
-
-
-@pytest.fixture(scope="module")
-def image():
-    rng = random.Random(7)
-    return Image([make_layer({f"file{i}": rng.randbytes(60_000)}) for i in range(3)])
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "store"))
-
-
-def get(store, server, name="some/image:1", **more):
-    options = {"unpack": False, "settings": quick(), **more}
-    return pull(store, f"{server.host}/{name}", **options)
-
-
-def refused(store, server, kind, **more):
-    """The pull fails so, and leaves nothing of the image behind but whole blobs."""
-    with pytest.raises(kind) as caught:
-        get(store, server, **more)
-    assert store.refs.list() == []
-    for name in os.listdir(f"{store.root}/blobs/sha256"):
-        store.read_blob("sha256:" + name, 1 << 30)
-    return caught.value
 
 
 def test_plain(store, image):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -25,42 +24,22 @@ from fastctr.image.pull import pull, remote
 from fastctr.image.push import push
 from fastctr.image.store import Store
 from image_support import Image, Index, make_layer
-from registry_support import (
+from registry_support import (  # noqa: F401
     ImageServer,
     Running,
     assert_whole,
     fails,
-    private,  # noqa: F401
+    fetch,
+    other,
+    private,
     quick,
+    registry,
     skopeo,
+    some_image,
+    store,
 )
 
 pytestmark = pytest.mark.usefixtures("private")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    with Running(tmp_path_factory.mktemp("registry")) as running:
-        yield running
-
-
-def some_image(seed=1, layers=3, size=50_000, **more):
-    rng = random.Random(seed)
-    return Image([make_layer({f"file{i}": rng.randbytes(size)}) for i in range(layers)], {"Cmd": ["sh"]}, **more)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "store"))
-
-
-@pytest.fixture
-def other(tmp_path):
-    return Store(str(tmp_path / "other"))
-
-
-def fetch(store, name, **more):
-    return pull(store, name, unpack=False, settings=quick(), **more)
 
 
 @pytest.mark.parametrize("docker", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -13,37 +12,11 @@ from fastctr.errors import RegistryError
 from fastctr.image.connect import NetworkError
 from fastctr.image.pull import pull
 from fastctr.image.store import Store
-from image_support import Image, make_layer
-from registry_support import ImageServer, Server, assert_whole, fails, private, quick  # noqa: F401
+from registry_support import (  # noqa: F401
+    ImageServer, Server, assert_whole, fails, get, image, private, quick, refused, store,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("private")
-
-
-@pytest.fixture(scope="module")
-def image():
-    rng = random.Random(7)
-    return Image([make_layer({f"file{i}": rng.randbytes(60_000)}) for i in range(3)])
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "store"))
-
-
-def get(store, server, name="some/image:1", **more):
-    options = {"unpack": False, "settings": quick(), **more}
-    return pull(store, f"{server.host}/{name}", **options)
-
-
-def refused(store, server, kind, **more):
-    """The pull fails so, and leaves nothing of the image behind but whole blobs."""
-    with pytest.raises(kind) as caught:
-        get(store, server, **more)
-    assert store.refs.list() == []
-    for name in os.listdir(f"{store.root}/blobs/sha256"):
-        store.read_blob("sha256:" + name, 1 << 30)
-    return caught.value
-
 
 
 def test_429_and_503_are_waited_for(store, image):

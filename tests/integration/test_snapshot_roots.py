@@ -216,7 +216,7 @@ except fastctr.SpecError as error:
 @pytest.mark.parametrize("count", [3, 130])
 def test_many_layers_of_a_user(count):
     if not os.path.exists("/bin/busybox"):
-        pytest.skip("needs busybox-static")
+        pytest.skip("needs a static busybox: install the package busybox-static")
     with UserFolder() as folder:
         out = run_python(AS_USER, folder, count, user=True)
     if len(out) < 4:

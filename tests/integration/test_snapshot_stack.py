@@ -8,6 +8,7 @@ import time
 from subprocess import PIPE
 
 import pytest
+from image_fixtures import available
 from image_support import busybox_image, entry, make_layer
 from snapshot_support import start
 
@@ -35,10 +36,7 @@ def store(tmp_path):
 
 @pytest.fixture(params=["overlay", "erofs", "vfs"])
 def made(request, store):
-    try:
-        return snapshot.get(store, request.param)
-    except StoreError as error:
-        pytest.skip(str(error))
+    return available(store, request.param)
 
 
 def layers(store):

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from image_fixtures import available, store  # noqa: F401
 from image_support import Image, busybox_image, entry, make_layer
 from snapshot_support import MAP, UserFolder
 from snapshot_support import run as run_python
@@ -33,13 +34,6 @@ pytestmark = pytest.mark.needs_root
 
 
 @pytest.fixture
-def store(tmp_path):
-    made = Store(str(tmp_path / "store"))
-    yield made
-    made.release_holds()
-
-
-@pytest.fixture
 def image(store):
     busybox_image(store, more=(make_layer(MIDDLE), make_layer(TOP, "zstd")))
     return store.resolve("busybox")
@@ -47,19 +41,12 @@ def image(store):
 
 @pytest.fixture(params=NAMES)
 def name(request, store):
-    try:
-        snapshot.get(store, request.param)
-    except StoreError as error:
-        pytest.skip(str(error))
-    return request.param
+    return available(store, request.param).name
 
 
 @pytest.fixture
 def erofs(store):
-    try:
-        return snapshot.get(store, "erofs")
-    except StoreError as error:
-        pytest.skip(str(error))
+    return available(store, "erofs")
 
 
 def test_an_image_runs(store, image, name):
