@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "core.h"
+#include "park.h"
 #include "syscalls.h"
 
 pid_t fctr_container_pid(const struct fctr_container *c) { return c->pid; }
@@ -137,9 +138,17 @@ static bool wants_refill(const struct fctr_container *c)
 	return c->inst && c->inst->want_refill;
 }
 
-static void refill(struct fctr_container *c)
+/* What is put off until a start has proved not to be a short job's. */
+static bool wants_more(const struct fctr_container *c)
+{
+	return wants_refill(c) || c->pinned || fctr_park_unsettled(c->inst);
+}
+
+static void do_more(struct fctr_container *c)
 {
 	fctr_unpin(c);
+	if (fctr_park_unsettled(c->inst))
+		fctr_park_settle(c->inst);
 	if (!wants_refill(c))
 		return;
 	c->inst->want_refill = false;
@@ -164,14 +173,14 @@ int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, s
 		*out = c->exit;
 		return 1;
 	}
-	if (wants_refill(c) && (timeout_ms == 0 || (timeout_ms < 0 && poll(&p, 1, SHORT_MS) == 0)))
-		refill(c);
+	if (wants_more(c) && (timeout_ms == 0 || (timeout_ms < 0 && poll(&p, 1, SHORT_MS) == 0)))
+		do_more(c);
 	if (timeout_ms > 0) {
-		bool first = wants_refill(c) && timeout_ms > SHORT_MS;
+		bool first = wants_more(c) && timeout_ms > SHORT_MS;
 
 		r = poll(&p, 1, first ? SHORT_MS : timeout_ms);
 		if (r == 0 && first) {
-			refill(c);
+			do_more(c);
 			r = poll(&p, 1, timeout_ms - SHORT_MS);
 		}
 		if (r == 0)
@@ -180,7 +189,8 @@ int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, s
 			return fctr_fail(err, FCTR_ST_WAIT, errno, "poll");
 	}
 	memset(&ru, 0, sizeof(ru));
-	r = sys5(SYS_waitid, P_PIDFD, c->pidfd, &info, WEXITED | __WALL | (timeout_ms == 0 ? WNOHANG : 0), &ru);
+	r = sys5(SYS_waitid, P_PIDFD, c->pidfd, &info,
+		 WEXITED | __WALL | (timeout_ms == 0 ? WNOHANG : 0) | (c->reap_later ? WNOWAIT : 0), &ru);
 	if (r == -EINTR)
 		return fctr_fail(err, FCTR_ST_WAIT, EINTR, "waitid");
 	if (r == 0 && info.si_pid == 0)
@@ -196,6 +206,7 @@ int fctr_wait(struct fctr_container *c, int timeout_ms, struct fctr_exit *out, s
 		return fctr_fail(err, FCTR_ST_WAIT, (int)-r, "waitid");
 	} else {
 		c->exit.code = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+		c->zombie = c->reap_later;
 	}
 	c->ended = true;
 	fctr_unpin(c);
@@ -358,6 +369,8 @@ void fctr_release(struct fctr_container *c)
 	if (plan->ctx->abandoned)	/* what it needs to be torn down is gone */
 		return;
 	fctr_ctx_unwatch(plan->ctx, c);
+	if (c->zombie)
+		c->inst->zombie = fctr_steal_fd(&c->pidfd);
 	fctr_close_fd(&c->pidfd);
 	fctr_close_fd(&c->master);
 	fctr_close_fd(&c->status_fd);
@@ -460,10 +473,10 @@ int fctr_communicate(struct fctr_container *c, struct fctr_io *io, int timeout_m
 
 			left = ms < 0 ? 0 : (int)ms;
 		}
-		if (wants_refill(c) && (left < 0 || left > SHORT_MS)) {
+		if (wants_more(c) && (left < 0 || left > SHORT_MS)) {
 			r = poll(p, 4, SHORT_MS);
 			if (r == 0) {
-				refill(c);
+				do_more(c);
 				continue;
 			}
 		} else {

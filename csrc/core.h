@@ -87,6 +87,7 @@ struct fctr_instance {
 	int net_fd;			/* one made for this instance alone (user namespace), or -1 */
 	struct fctr_cgroup *cg;
 	struct fctr_park *park;		/* its process, asleep; NULL none */
+	int zombie;			/* pidfd of its ended process, still to be reaped; -1 none */
 	unsigned tmpl_gen;
 	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
 	bool want_refill;		/* ask for another once the start is over */
@@ -105,6 +106,7 @@ struct fctr_container {
 	pid_t pid;
 	int pidfd, status_fd, master;
 	bool ended, frozen, releasing;
+	bool reap_later, zombie;	/* with its instance: see reap() in instance.c */
 	pid_t pinned;			/* thread held on one processor while it waits for a short job; 0 none */
 	uint64_t pinned_from[16]; long pinned_len;
 	struct fctr_container *next_live, **at_live;	/* from its start to the end of its release */

@@ -233,6 +233,7 @@ int fctr_plan_compile(struct fctr_ctx *ctx, const struct fctr_spec *spec, struct
 		      struct fctr_error *err);
 void fctr_plan_close(struct fctr_plan *plan);	/* running containers keep what they need of it */
 int fctr_plan_warm(struct fctr_plan *plan, int n, struct fctr_error *err);	/* prepare n now */
+int fctr_plan_ready(const struct fctr_plan *plan);	/* how many are prepared this moment; takes no lock */
 size_t fctr_plan_steps(const struct fctr_plan *plan, int *template_steps, int *instance_steps);
 int fctr_plan_start_stage(const struct fctr_plan *plan, int index);	/* stage of a start step, or 0 */
 

@@ -481,6 +481,7 @@ out:
 	free(s->candidate_mem);
 	free(s->argv);
 	if (r == 0 && launch->keep && s->inst) {
+		fctr_park_settle(s->inst);
 		/* out of the way of descriptors to come: see shared_top */
 		fctr_move_high(&c->pidfd);
 		fctr_move_high(&s->inst->mnt);
@@ -495,6 +496,7 @@ out:
 	}
 	if (r == 0) {
 		c->inst = s->inst;
+		c->reap_later = c->inst && plan->pid_private && !launch->keep;
 		c->host = target;
 		if (target)
 			atomic_fetch_add(&target->refs, 1);

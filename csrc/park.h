@@ -17,6 +17,9 @@ bool fctr_park_fits(struct fctr_instance *inst);
  * the caller's from then on. */
 void fctr_park_go(struct fctr_instance *inst, const struct fctr_params *params, int64_t *stamps,
 		  struct fctr_result *result, struct fctr_container *c);
+/* Reap the stand-in of one that has been woken: it ends with the job's exec. */
+bool fctr_park_unsettled(const struct fctr_instance *inst);
+void fctr_park_settle(struct fctr_instance *inst);
 /* Kill and reap it, if it was never woken. */
 void fctr_park_end(struct fctr_instance *inst);
 /* In the child of a fork: the parent's, but for our copy of its descriptor. */

@@ -326,7 +326,8 @@ HINTS: dict[tuple[str, int], str] = {
     ("exec", ELOOP): "too many symbolic links, or interpreters of interpreters, on the way",
     ("exec", ETXTBSY): "the file is open for writing somewhere; close it first",
     ("exec", EINVAL): "a malformed binary",
-    ("exec", E2BIG): "arguments and environment are too long in all (ulimit -s / 4) or one is above 128 KiB",
+    ("exec", E2BIG): "arguments and environment are too long in all (ulimit -s / 4), or one is above 128 KiB, "
+                     "or the memory limit leaves no room for them",
     ("exec", ENAMETOOLONG): "the command's name is too long",
     ("exec", ENOMEM): "no memory to load the command: raise memory=",
     ("exec", EAGAIN): "the user has reached its limit of processes (ulimit -u)",

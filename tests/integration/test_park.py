@@ -221,3 +221,33 @@ def test_a_fork_leaves_the_parents_alone(plan: fastctr.Plan, rootfs: str) -> Non
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
     assert set(parked()) == before
     assert plan.run(["true"]).returncode == 0
+
+
+def test_a_group_too_small_for_the_exec_does_not_cost_the_launcher_its_life(rootfs: str) -> None:
+    """Out of memory in a group, the kernel kills all who share its victim's memory, but not a child of vfork."""
+    code = """
+import sys, fastctr
+with fastctr.Plan(rootfs=sys.argv[1], memory="512k", pids=32) as plan:
+    plan.warm(3)
+    for _ in range(6):
+        try:
+            fastctr.run(["/bin/true", *["x" * 100_000] * 18], plan=plan)
+        except fastctr.LaunchError as error:
+            assert error.stage == "exec", error
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code, rootfs], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_no_stand_in_is_left_beside_a_running_job(plan: fastctr.Plan) -> None:
+    def stand_ins() -> int:
+        return sum(name_of(int(entry)) == "fctr-stand-in" for entry in os.listdir("/proc") if entry.isdigit())
+
+    with fastctr.Container(["sleep", "30"], plan=plan):
+        with fastctr.Container(["sleep", "30"], plan=plan):
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            names = [Path(f"/proc/{pid}/stat").read_text() for pid in children]
+            assert not [name for name in names if "fctr-stand-in" in name and ") Z" in name]
+    plan.close()
+    assert stand_ins() == 0
