@@ -370,17 +370,25 @@ static long cwd_step(struct fctr_run *run, const struct fctr_step *s)
 	return where[0] == '/' ? 0 : -EXDEV;
 }
 
-static long exec_step(struct fctr_run *run)
+/* CLONE_CLEAR_SIGHAND leaves ignored signals ignored: Python's SIGPIPE, nohup's SIGHUP, and posix_spawn
+ * of glibc 32 and 33: make's, and whoever else's children have them ignored. */
+void fctr_default_signals(void)
 {
-	const struct fctr_params *p = run->params;
-	uint64_t none = 0, dfl[8] = { 0 };
-	long err = -ENOENT;
+	uint64_t dfl[8] = { 0 };
 
-	/* CLONE_CLEAR_SIGHAND leaves ignored signals ignored: Python's SIGPIPE, nohup's SIGHUP */
-	/* and posix_spawn of glibc 32 and 33: make's, and whoever else's children have them ignored */
 	for (int sig = 1; sig < 34; sig++)
 		if (sig != SIGKILL && sig != SIGSTOP)
 			sys4(SYS_rt_sigaction, sig, dfl, NULL, 8);
+}
+
+static long exec_step(struct fctr_run *run)
+{
+	const struct fctr_params *p = run->params;
+	uint64_t none = 0;
+	long err = -ENOENT;
+
+	if (!run->signals_default)
+		fctr_default_signals();
 	sys4(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
 	if (p->stub_fd >= 0)	/* the init keeps the report, to say how the job ended */
 		sys3(SYS_fcntl, p->err_fd, F_SETFD, 0);

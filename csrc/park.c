@@ -149,6 +149,7 @@ static int parked(void *arg)
 	sys5(SYS_prctl, PR_SET_NAME, (unsigned long)"fctr-parked", 0, 0, 0);
 	if (sys5(SYS_ppoll, &owner, 1, &now, NULL, 8) > 0)
 		return 125;
+	fctr_default_signals();
 	sys0(SYS_setsid);	/* a terminal's signals would lie in wait for the job */
 	if (fctr_walk(&park->run) < 0)
 		return 127;
@@ -206,7 +207,7 @@ bool fctr_park(struct fctr_instance *inst)
 		park->params.n_tasks = (uint32_t)fctr_cgroup_tasks(inst->cg, park->slot + FCTR_SLOT_TASKS);
 	park->run = (struct fctr_run){
 		.steps = p->start.v, .n_steps = p->park_at, .blob = p->blob, .slot = park->slot,
-		.params = &park->params, .result = &park->result, .rootfd = AT_FDCWD,
+		.params = &park->params, .result = &park->result, .rootfd = AT_FDCWD, .signals_default = true,
 	};
 	park->pidns = inst->pidns;
 	park->args = (struct fctr_clone_args){

@@ -150,10 +150,12 @@ struct fctr_run {
 	uint32_t first;			/* index of steps[0] in the plan's list */
 	void *stack2;			/* FORK_VM */
 	uint64_t stack2_size;
+	bool signals_default;		/* done already */
 };
 
 /* child.c: walk the steps. Returns 0 when all were done (preparation), -1 with the result filled.
  * A walk that ends in EXEC does not return on success. */
 int fctr_walk(struct fctr_run *run);
+void fctr_default_signals(void);
 
 #endif
