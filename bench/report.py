@@ -19,7 +19,7 @@ CAVEATS = (
     "bwrap has no control groups: it sets no cpu, memory or pids limit, which favours it too.",
     ("crun refuses to start where cgroup v1 and v2 are both mounted. Where that is so, it (and runc, to be "
      "alike) runs in a mount namespace without the v2 mount; the namespace is made once, outside the measurement."),
-    ("fastctr prepares before a start and cleans up after it in the background: up to 16 containers of a plan in "
+    ("fastctr prepares before a start and cleans up after it in the background: up to 32 containers of a plan in "
      "use, each with its process asleep. A turn of up to 60 starts finds those, so its median is that of a "
      "prepared start, while p95 and p99 show the others. After each turn fastctr's worker waits till its background "
      "has nothing to do, uncounted, as what the peers leave to the kernel is. In the containers per second of 8 "

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WARM_MAX = 16  # prepared containers of one plan: a burst finds this many, 0.5 MB of kernel memory each
+WARM_MAX = 32  # prepared containers of one plan: a burst finds this many, 0.5 MB of kernel memory each
 """Prepared containers kept for one plan at most."""
 IDLE_MS = 10_000
 """After so long without a start a plan lets go of what it has prepared."""
@@ -177,9 +177,9 @@ def close() -> None:
         context, _current = _current, None
     if context is not None:
         _core_close(context)
-    for name, release in (("from_image", "release"), ("image.store", "release_all")):
+    for name, release in (("aio_threads", "stop"), ("from_image", "release"), ("image.store", "release_all")):
         module = sys.modules.get(f"{__package__}.{name}")
-        if module is not None:  # images' layers may go once nothing is mounted any more
+        if module is not None:  # threads may end, and images' layers go, once nothing runs any more
             getattr(module, release)()
 
 
