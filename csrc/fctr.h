@@ -248,6 +248,8 @@ struct fctr_launch {
 	bool tty;			/* a terminal of the container's; stdio is ignored */
 	uint16_t rows, cols;
 	bool keep;			/* it may run for long: hold few descriptors meanwhile */
+	unsigned linger_us;		/* nobody has to read or write for it: a job as short as this may have ended
+					 * when the launch is back, which spares one being roused in between */
 	bool die_with_thread;		/* SIGKILL when the calling thread ends: see launch.c */
 	bool stamps;
 };

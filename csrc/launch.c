@@ -309,7 +309,8 @@ static int wake_parked(struct start *s, struct fctr_error *err)
 	struct fctr_result result;
 
 	fctr_before_creds(s->plan->ctx);
-	fctr_park_go(s->inst, &s->params, s->launch->stamps ? s->stamps : NULL, &result, s->c);
+	fctr_park_go(s->inst, &s->params, s->launch->stamps ? s->stamps : NULL, &result, s->c,
+		     s->launch->linger_us);
 	if (s->launch->keep || result.stage)
 		fctr_unpin(s->c);
 	fctr_after_creds(s->plan->ctx);

@@ -259,8 +259,10 @@ static void one_processor(struct fctr_park *park, struct fctr_container *c, bool
 }
 
 void fctr_park_go(struct fctr_instance *inst, const struct fctr_params *params, int64_t *stamps,
-		  struct fctr_result *result, struct fctr_container *c)
+		  struct fctr_result *result, struct fctr_container *c, unsigned linger_us)
 {
+	struct timespec linger = { 0, (long)linger_us * 1000 };
+	struct pollfd ended_fd = { inst->park->pidfd, POLLIN, 0 };
 	struct fctr_park *park = inst->park;
 	struct fctr_plan *p = inst->plan;
 	int64_t now = stamps ? fctr_now() : 0;
@@ -283,6 +285,8 @@ void fctr_park_go(struct fctr_instance *inst, const struct fctr_params *params, 
 		if (__atomic_compare_exchange_n(&park->word, &was, GO, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 			sys3(SYS_futex, &park->word, FUTEX_WAKE, 1);
 	}
+	if (linger_us)
+		sys5(SYS_ppoll, &ended_fd, 1, &linger, NULL, 8);
 	wait_while(&park->word, GO);
 	*result = park->result;
 }

@@ -16,7 +16,7 @@ bool fctr_park_fits(struct fctr_instance *inst);
 /* Wake it with what this launch adds, and be back when it has exec'ed or gone. pid and pidfd are
  * the caller's from then on. */
 void fctr_park_go(struct fctr_instance *inst, const struct fctr_params *params, int64_t *stamps,
-		  struct fctr_result *result, struct fctr_container *c);
+		  struct fctr_result *result, struct fctr_container *c, unsigned linger_us);
 /* Reap the stand-in of one that has been woken: it ends with the job's exec. */
 bool fctr_park_unsettled(const struct fctr_instance *inst);
 void fctr_park_settle(struct fctr_instance *inst);

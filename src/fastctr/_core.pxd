@@ -153,6 +153,7 @@ cdef extern from "fctr.h" nogil:
     int fctr_plan_compile(fctr_ctx *ctx, const fctr_spec *spec, fctr_plan **out, fctr_error *err)
     void fctr_plan_close(fctr_plan *plan)
     int fctr_plan_warm(fctr_plan *plan, int n, fctr_error *err)
+    int fctr_plan_ready(const fctr_plan *plan)
     size_t fctr_plan_steps(const fctr_plan *plan, int *template_steps, int *instance_steps)
 
     struct fctr_launch:
@@ -166,6 +167,7 @@ cdef extern from "fctr.h" nogil:
         bint tty
         uint16_t rows, cols
         bint keep, die_with_thread, stamps
+        unsigned linger_us
     struct fctr_timings:
         double acquire, spawn, run, collect
         int n

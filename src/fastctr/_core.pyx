@@ -160,7 +160,7 @@ cdef class Launch:
     cdef object argv0
 
     def __cinit__(self, list argv, list env, cwd, tuple stdio, list fds, limits, tty, bint die_with_thread,
-                  bint stamps, bint keep=False):
+                  bint stamps, bint keep=False, unsigned linger_us=0):
         cdef Memory mem = Memory()
         cdef int *v
         cdef size_t i
@@ -187,6 +187,7 @@ cdef class Launch:
         self.l.die_with_thread = die_with_thread
         self.l.stamps = stamps
         self.l.keep = keep
+        self.l.linger_us = linger_us
 
 
 cdef class Plan:
@@ -243,6 +244,11 @@ cdef class Plan:
         self.leave()
         if r < 0:
             raise _error(&err)
+
+    def ready(self):
+        """How many containers are prepared this moment; costs nothing."""
+        self.check()
+        return fctr_plan_ready(self.p)
 
     def steps(self):
         """(template, instance, start): how many steps each list has."""

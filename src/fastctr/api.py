@@ -74,7 +74,9 @@ def run_plan(
     running: _core.Running | None = None
     try:
         launch = _core.Launch(values, plan.env(env), cwd, tuple(stdio.given), fd_pairs(pass_fds) if pass_fds else None,
-                              native_limits(limits), None, True, timings)
+                              native_limits(limits), None, True, timings, False,
+                              0 if timings or ends[0] >= 0 or timeout is not None and timeout < 0.05 else
+                              2000 if ends[1] < 0 and ends[2] < 0 else 300)
         running = core.launch(launch)
         stdio.started()
         for fd in ends:
