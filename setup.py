@@ -12,17 +12,22 @@ from setuptools.command.build_ext import build_ext
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 STUB_SOURCES = ["stub.c", "child.c", "child_mounts.c", "child_layers.c"]
+ZYGOTE_SOURCES = ["zygote_child.c", "child.c", "child_mounts.c", "child_layers.c"]
 CORE_SOURCES = sorted(
-    name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name != "stub.c"
+    name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name not in ("stub.c", "zygote_child.c")
 )
 CFLAGS = ["-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden"]
 STUB_FLAGS = [
     "-std=gnu11", "-Os", "-Wall", "-Wextra", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin",
     "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-pie", "-no-pie", "-s",
 ]  # fmt: skip
+# loaded into an image's own Python, whatever its C library: it needs none
+ZYGOTE_FLAGS = [flag for flag in STUB_FLAGS if flag not in ("-static", "-fno-pie", "-no-pie")]
+ZYGOTE_FLAGS += ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-z,noexecstack", "-Wl,--hash-style=gnu"]
 if os.environ.get("FASTCTR_WERROR"):
     CFLAGS.append("-Werror")
     STUB_FLAGS.append("-Werror")
+    ZYGOTE_FLAGS.append("-Werror")
 LDFLAGS = []
 if os.environ.get("FASTCTR_SANITIZE"):
     CFLAGS += ["-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=" + os.environ["FASTCTR_SANITIZE"]]
@@ -47,9 +52,12 @@ class Build(build_ext):
         cc = (os.environ.get("CC") or "cc").split()
         sources = [os.path.join(HERE, "csrc", name) for name in STUB_SOURCES]
         subprocess.run([*cc, *STUB_FLAGS, *sources, "-o", target], check=True)
+        sources = [os.path.join(HERE, "csrc", name) for name in ZYGOTE_SOURCES]
+        zygote = os.path.join(os.path.dirname(target), "fctr-zygote")
+        subprocess.run([*cc, *ZYGOTE_FLAGS, *sources, "-o", zygote], check=True)
 
     def get_outputs(self):
-        return [*super().get_outputs(), os.path.join(self.build_lib, "fastctr", "fctr-stub")]
+        return [*super().get_outputs(), *(os.path.join(self.build_lib, "fastctr", name) for name in ("fctr-stub", "fctr-zygote"))]
 
 
 core = Extension(

@@ -49,7 +49,7 @@ static long file_type(int fd, uint32_t *mode, uint64_t *rdev)
 
 /* Open a directory in the root, making what is missing. Copies each prefix of the path onto the
  * stack; PATH_MAX bounds it. */
-static long open_dirs(struct fctr_run *run, const char *path, uint32_t mode)
+static long open_dirs(struct fctr_run *run, const char *path, uint32_t mode, uint64_t owner)
 {
 	char part[4096];
 	size_t n = str_len(path), end = 0;
@@ -79,6 +79,9 @@ static long open_dirs(struct fctr_run *run, const char *path, uint32_t mode)
 		if (next == -ENOENT) {
 			long r = sys3(SYS_mkdirat, fd, part + start, mode);
 
+			if (r == 0 && owner)
+				r = sys5(SYS_fchownat, fd, part + start, (uint32_t)(owner >> 32), (uint32_t)owner,
+					 AT_SYMLINK_NOFOLLOW);
 			if (r < 0 && r != -EEXIST) {
 				raw_close((int)fd);
 				return r;
@@ -92,7 +95,7 @@ static long open_dirs(struct fctr_run *run, const char *path, uint32_t mode)
 }
 
 /* The directory that holds the last component, and that component. */
-static long open_parent(struct fctr_run *run, const char *path, const char **last)
+static long open_parent(struct fctr_run *run, const char *path, const char **last, uint64_t owner)
 {
 	char dir[4096];
 	size_t n = str_len(path), cut = n;
@@ -105,7 +108,7 @@ static long open_parent(struct fctr_run *run, const char *path, const char **las
 	for (size_t i = 0; i < cut; i++)
 		dir[i] = path[i];
 	dir[cut] = '\0';
-	return open_dirs(run, dir, 0755);
+	return open_dirs(run, dir, 0755, owner);
 }
 
 /* What a mount goes onto: opened, or made as a directory or an empty file. */
@@ -115,11 +118,11 @@ static long open_target(struct fctr_run *run, const char *path, bool dir, bool c
 	long fd, parent, r;
 
 	if (dir && create)
-		return open_dirs(run, path, 0755);
+		return open_dirs(run, path, 0755, 0);
 	fd = child_open_in_root(run, path, O_PATH | (dir ? O_DIRECTORY : 0), 0, FCTR_RESOLVE_IN_ROOT);
 	if (fd != -ENOENT || !create)
 		return fd;
-	parent = open_parent(run, path, &last);
+	parent = open_parent(run, path, &last, 0);
 	if (parent < 0)
 		return parent;
 	r = sys4(SYS_mknodat, parent, last, S_IFREG | 0644, 0);
@@ -270,7 +273,7 @@ static long move_step(struct fctr_run *run, const struct fctr_step *s)
 static long mknod_step(struct fctr_run *run, const struct fctr_step *s)
 {
 	const char *last;
-	long dir = open_parent(run, STR(run, s->s1), &last), r;
+	long dir = open_parent(run, STR(run, s->s1), &last, 0), r;
 
 	if (dir < 0)
 		return dir;
@@ -284,7 +287,7 @@ static long mknod_step(struct fctr_run *run, const struct fctr_step *s)
 static long symlink_step(struct fctr_run *run, const struct fctr_step *s)
 {
 	const char *last;
-	long dir = open_parent(run, STR(run, s->s1), &last), r;
+	long dir = open_parent(run, STR(run, s->s1), &last, 0), r;
 
 	if (dir < 0)
 		return dir;
@@ -297,7 +300,7 @@ static long file_step(struct fctr_run *run, const struct fctr_step *s)
 {
 	const char *last, *data = STR(run, s->s2);
 	int64_t left = s->b;
-	long dir = open_parent(run, STR(run, s->s1), &last), fd, r = 0;
+	long dir = open_parent(run, STR(run, s->s1), &last, s->flags & FCTR_STEP_OWN_DIRS ? s->c : 0), fd, r = 0;
 	uint32_t type;
 
 	if (dir < 0)
@@ -479,6 +482,33 @@ static long pty_step(struct fctr_run *run, const struct fctr_step *s)
 	return r;
 }
 
+/* What a job has left. It chose what is there, so nothing is opened before it is known to be a regular
+ * file, and what is opened then is that very file: a pipe, a disk's node or a link is refused. */
+static long take_step(struct fctr_run *run, const struct fctr_step *s)
+{
+	char name[32] = "self/fd/", digits[12];
+	long at = child_open_in_root(run, STR(run, s->s1), O_PATH | O_NOFOLLOW, 0, FCTR_RESOLVE_IN_ROOT), fd;
+	size_t n = 0, end = str_len(name);
+	uint32_t mode;
+
+	if (at < 0)
+		return at == -ENOENT || at == -ENOTDIR ? 0 : at;
+	fd = file_type((int)at, &mode, NULL);
+	if (fd == 0 && !S_ISREG(mode))
+		fd = S_ISLNK(mode) ? -ELOOP : S_ISDIR(mode) ? -EISDIR : -EINVAL;
+	if (fd == 0) {
+		for (long v = at; v || !n; v /= 10)
+			digits[n++] = (char)('0' + v % 10);
+		while (n > 0)
+			name[end++] = digits[--n];
+		name[end] = '\0';
+		fd = raw_open(run->slot[s->slot2], name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	}
+	raw_close((int)at);
+	run->slot[s->slot] = fd < 0 ? -1 : (int)fd;
+	return fd < 0 ? fd : 0;
+}
+
 long child_mount_step(struct fctr_run *run, const struct fctr_step *s)
 {
 	long fd;
@@ -498,7 +528,7 @@ long child_mount_step(struct fctr_run *run, const struct fctr_step *s)
 	case FCTR_OP_ROOT: return root_step(run, s);
 	case FCTR_OP_MOVE: return move_step(run, s);
 	case FCTR_OP_MKDIRS:
-		fd = open_dirs(run, STR(run, s->s1), (uint32_t)s->a);
+		fd = open_dirs(run, STR(run, s->s1), (uint32_t)s->a, 0);
 		raw_close((int)fd);
 		return fd < 0 ? fd : 0;
 	case FCTR_OP_MKNOD: return mknod_step(run, s);
@@ -514,6 +544,7 @@ long child_mount_step(struct fctr_run *run, const struct fctr_step *s)
 		fd = child_open_in_root(run, STR(run, s->s1), O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, FCTR_RESOLVE_IN_ROOT);
 		run->slot[s->slot] = fd < 0 ? -1 : (int)fd;
 		return 0;
+	case FCTR_OP_TAKE: return take_step(run, s);
 	case FCTR_OP_LOOK_UP:	/* a fresh overlay knows no names yet, and finding them takes as long as an exec */
 		if (run->params->candidates)
 			raw_close((int)child_open_in_root(run, run->params->candidates[0], O_PATH, 0, FCTR_RESOLVE_IN_ROOT));

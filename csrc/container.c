@@ -15,6 +15,7 @@
 pid_t fctr_container_pid(const struct fctr_container *c) { return c->pid; }
 int fctr_container_pidfd(const struct fctr_container *c) { return c->pidfd; }
 int fctr_container_master(struct fctr_container *c) { return c->master; }
+bool fctr_container_warm(const struct fctr_container *c) { return c->warm; }
 const struct fctr_timings *fctr_container_timings(const struct fctr_container *c) { return &c->timings; }
 
 static struct fctr_instance *instance_of(const struct fctr_container *c)
@@ -56,7 +57,16 @@ static void status_of_lost(struct fctr_container *c)
 	memset(&info, 0, sizeof(info));
 	info.mask = 1 << 3;	/* PIDFD_INFO_EXIT, Linux 6.15 */
 	/* _IOWR(0xFF, 11, struct pidfd_info) of its first, 64-byte version plus coredump fields */
-	if (ioctl(c->pidfd, _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 72), &info) < 0 || !(info.mask & 1 << 3)) {
+	for (int i = 0; i < 100; i++) {
+		struct pollfd gone = { c->pidfd, 0, 0 };	/* POLLHUP: its parent, who is not us, has waited for it */
+
+		if (ioctl(c->pidfd, _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 72), &info) < 0)
+			info.mask = 0;
+		if (!c->plan->zygote || info.mask & 1 << 3 || poll(&gone, 1, 10) < 0)
+			break;
+		info.mask = 1 << 3;
+	}
+	if (!(info.mask & 1 << 3)) {
 		c->exit.lost = true;
 		return;
 	}
@@ -101,6 +111,14 @@ static void collect(struct fctr_container *c, const struct rusage *ru, struct fc
 		u->cpu_user_us = ru->ru_utime.tv_sec * 1000000LL + ru->ru_utime.tv_usec;
 		u->cpu_system_us = ru->ru_stime.tv_sec * 1000000LL + ru->ru_stime.tv_usec;
 		u->cpu_total_us = u->cpu_user_us + u->cpu_system_us;
+	}
+	/* v1 groups do not count what is written back later, and there may be none: getrusage(2) tells it of all
+	 * that was waited for in there, and the end of the init waits for the rest; in blocks of 512 */
+	if (ru && c->inst && c->plan->pid_private) {
+		if (u->io_read_bytes < ru->ru_inblock * 512LL)
+			u->io_read_bytes = ru->ru_inblock * 512LL;
+		if (u->io_write_bytes < ru->ru_oublock * 512LL)
+			u->io_write_bytes = ru->ru_oublock * 512LL;
 	}
 	c->exit.oom = u->oom_kills > 0;
 	c->timings.collect = (double)(fctr_now() - c->t_exit) / 1000.0;
@@ -416,16 +434,31 @@ static int grow(char **buf, size_t *cap, size_t len)
 }
 
 /* Read what is there. -1: no memory. */
-static int drain_one(int *fd, char **buf, size_t *len, size_t *cap)
+static int drain_one(int *fd, char **buf, size_t *len, size_t *cap, size_t limit, bool *more)
 {
 	for (;;) {
 		ssize_t n;
 
+		if (*len >= limit) {
+			char rest[65536];
+
+			n = read(*fd, rest, sizeof(rest));
+			*more |= n > 0;
+			if (n > 0 || (n < 0 && errno == EINTR))
+				continue;
+			if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
+				fctr_close_fd(fd);
+			return 0;
+		}
 		if (grow(buf, cap, *len) < 0)
 			return -1;
 		n = read(*fd, *buf + *len, *cap - *len);
 		if (n > 0) {
 			*len += (size_t)n;
+			if (*len > limit) {
+				*len = limit;
+				*more = true;
+			}
 			continue;
 		}
 		if (n < 0 && errno == EINTR)
@@ -434,6 +467,16 @@ static int drain_one(int *fd, char **buf, size_t *len, size_t *cap)
 			fctr_close_fd(fd);
 		return 0;
 	}
+}
+
+static int drain_out(struct fctr_io *io)
+{
+	return drain_one(&io->out, &io->out_buf, &io->out_len, &io->out_cap, io->limit, &io->out_more);
+}
+
+static int drain_err(struct fctr_io *io)
+{
+	return drain_one(&io->err, &io->err_buf, &io->err_len, &io->err_cap, io->limit, &io->err_more);
 }
 
 static void feed(struct fctr_io *io)
@@ -488,8 +531,7 @@ int fctr_communicate(struct fctr_container *c, struct fctr_io *io, int timeout_m
 			return 0;
 		if (p[0].revents)
 			feed(io);
-		if ((p[1].revents && drain_one(&io->out, &io->out_buf, &io->out_len, &io->out_cap) < 0) ||
-		    (p[2].revents && drain_one(&io->err, &io->err_buf, &io->err_len, &io->err_cap) < 0))
+		if ((p[1].revents && drain_out(io) < 0) || (p[2].revents && drain_err(io) < 0))
 			return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "output");
 		if (!p[3].revents)
 			continue;
@@ -498,8 +540,7 @@ int fctr_communicate(struct fctr_container *c, struct fctr_io *io, int timeout_m
 		r = fctr_wait(c, -1, out, err);
 		if (r < 0)
 			return r;
-		if ((io->out >= 0 && drain_one(&io->out, &io->out_buf, &io->out_len, &io->out_cap) < 0) ||
-		    (io->err >= 0 && drain_one(&io->err, &io->err_buf, &io->err_len, &io->err_cap) < 0))
+		if ((io->out >= 0 && drain_out(io) < 0) || (io->err >= 0 && drain_err(io) < 0))
 			return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "output");
 		fctr_close_fd(&io->in);
 		fctr_close_fd(&io->out);

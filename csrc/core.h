@@ -52,6 +52,7 @@ struct fctr_plan {
 	int64_t park_after;		/* ns, CLOCK_MONOTONIC: not before that */
 	uint32_t park_at;		/* the start's steps before the process is put to sleep */
 	bool has_devpts, disk_scratch, closed;
+	bool zygote, pivoted;		/* a zygote's; its instances have nothing of the host's in their mounts */
 	uint64_t clone_flags;		/* namespaces made by clone itself */
 	int ns_fd[FCTR_NS_COUNT];	/* joined ones, and the user namespace made */
 	int userns_maps;		/* idmaps of binds: descriptors in slots after the trees */
@@ -73,6 +74,7 @@ struct fctr_plan {
 	int tmpl_fd;			/* template mount namespace, -1 not made yet */
 
 	struct fctr_instance *warm; int n_warm, target, preparing;
+	int held;			/* target even when nobody uses it: fctr_plan_hold() */
 	struct fctr_cgroup *groups_free[32]; int n_groups_free;
 	char last_exec[128];		/* the path of the command started last, if it fits */
 	int64_t last_used;		/* ns, CLOCK_MONOTONIC */
@@ -91,6 +93,8 @@ struct fctr_instance {
 	unsigned tmpl_gen;
 	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
 	bool want_refill;		/* ask for another once the start is over */
+	bool was_warm;			/* made before its start */
+	bool own_user;			/* this launch's, in place of the plan's */
 	bool cg_dirty;			/* limits changed by the launch or later: not for reuse as it is */
 	char *stack;
 	char scratch_name[24];
@@ -106,6 +110,7 @@ struct fctr_container {
 	pid_t pid;
 	int pidfd, status_fd, master;
 	bool ended, frozen, releasing;
+	bool warm;			/* its instance was there before the start */
 	bool reap_later, zombie;	/* with its instance: see reap() in instance.c */
 	pid_t pinned;			/* thread held on one processor while it waits for a short job; 0 none */
 	uint64_t pinned_from[16]; long pinned_len;
@@ -194,6 +199,7 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *plan, bool fresh, str
 struct fctr_instance *fctr_instance_make(struct fctr_plan *plan, struct fctr_error *err);
 void fctr_instance_teardown(struct fctr_instance *inst, bool reuse);
 void fctr_plan_drop_warm(struct fctr_plan *plan);
+void fctr_plan_want(struct fctr_plan *p, int n);	/* with the plan's lock: at least n are to be kept warm */
 void fctr_plan_no_target(struct fctr_plan *p);	/* with the plan's lock: nothing is to be kept warm */
 bool fctr_plan_has_unparked(const struct fctr_plan *p);
 struct fctr_instance *fctr_instance_unparked(struct fctr_plan *p);	/* with the lock: one of the warm, taken out */
@@ -230,7 +236,16 @@ void fctr_unpin(struct fctr_container *c);
 void fctr_container_unref(struct fctr_container *c);
 bool fctr_reap(struct fctr_container *c);	/* with the context's lock */
 
-/* stub_job.c: the same launch through the static stub, which gets the plan in a memfd. On success
+/* inside.c: what one launch asks of its container's root */
+int fctr_inside_prepare(struct fctr_instance *inst, const struct fctr_launch *launch, struct fctr_error *err);
+#define FCTR_GROUPS_MAX 256
+void fctr_identity(const struct fctr_plan *p, const struct fctr_instance *inst, uint32_t groups[FCTR_GROUPS_MAX],
+		   struct fctr_params *params);
+
+/* stub_job.c: a launch in a sealed memfd; slots and params as they are to be found in there */
+int fctr_job_make(const struct fctr_plan *plan, const struct fctr_step *steps, uint32_t n_steps, const int *slot,
+		  const struct fctr_params *params, struct fctr_error *err);
+/* The same launch through the static stub, which gets the plan in a memfd. On success
  * pid and pidfd are the job's, and it has exec'ed (or, with an init, the init has started it). */
 int fctr_stub_launch(struct fctr_plan *plan, int *slot, const struct fctr_params *params, int cgroup_fd,
 		     int stub_fd, char *stack, int report_r, int *report_w, pid_t *pid, int *pidfd,

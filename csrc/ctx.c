@@ -105,7 +105,7 @@ static bool expire(struct fctr_ctx *ctx)
 
 	pthread_mutex_lock(&ctx->lock);
 	for (struct fctr_plan *p = ctx->plans; p && n < 64; p = p->next) {
-		if (p->n_warm == 0 && p->n_groups_free == 0 && p->tmpl_fd < 0)
+		if (p->held || (p->n_warm == 0 && p->n_groups_free == 0 && p->tmpl_fd < 0))
 			continue;
 		if (now - p->last_used < ctx->config.idle_ms * 1000000LL) {
 			left = true;

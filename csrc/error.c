@@ -10,7 +10,7 @@ static const char *const stage_names[FCTR_ST_COUNT] = {
 	"rootfs", "overlay", "mount", "dev", "proc", "sys", "mask", "file", "pivot",
 	"cgroup", "limit", "cgroup-join", "clone", "hostname", "sysctl", "rlimit", "oom", "nice",
 	"affinity", "label", "user", "groups", "caps", "no-new-privs", "seccomp", "stdio", "fds",
-	"cwd", "exec", "init", "join", "wait", "stats", "freeze", "kill",
+	"cwd", "exec", "init", "join", "wait", "stats", "freeze", "kill", "outputs",
 };
 
 const char *fctr_stage_name(int stage)

@@ -35,7 +35,7 @@ enum fctr_stage {
 	FCTR_ST_CLONE, FCTR_ST_HOSTNAME, FCTR_ST_SYSCTL, FCTR_ST_RLIMIT, FCTR_ST_OOM, FCTR_ST_NICE,
 	FCTR_ST_AFFINITY, FCTR_ST_LABEL, FCTR_ST_USER, FCTR_ST_GROUPS, FCTR_ST_CAPS, FCTR_ST_NNP,
 	FCTR_ST_SECCOMP, FCTR_ST_STDIO, FCTR_ST_FDS, FCTR_ST_CWD, FCTR_ST_EXEC, FCTR_ST_INIT,
-	FCTR_ST_JOIN, FCTR_ST_WAIT, FCTR_ST_STATS, FCTR_ST_FREEZE, FCTR_ST_KILL,
+	FCTR_ST_JOIN, FCTR_ST_WAIT, FCTR_ST_STATS, FCTR_ST_FREEZE, FCTR_ST_KILL, FCTR_ST_OUTPUTS,
 	FCTR_ST_COUNT
 };
 
@@ -181,6 +181,7 @@ struct fctr_spec {
 	const char *cwd;			/* NULL "/" */
 	bool cwd_create;
 	bool init;				/* our PID 1 above the job */
+	bool zygote;				/* it is entered by a fork of a running process: zygote.c */
 
 	bool cgroup;				/* put it in a group of its own at all */
 	const char *cgroup_parent;		/* NULL: found by itself */
@@ -233,6 +234,11 @@ int fctr_plan_compile(struct fctr_ctx *ctx, const struct fctr_spec *spec, struct
 		      struct fctr_error *err);
 void fctr_plan_close(struct fctr_plan *plan);	/* running containers keep what they need of it */
 int fctr_plan_warm(struct fctr_plan *plan, int n, struct fctr_error *err);	/* prepare n now */
+/* Keep this many more prepared, whether the plan is used or not; negative: no longer. The background
+ * makes them. */
+void fctr_plan_hold(struct fctr_plan *plan, int more);
+struct fctr_plan_counters { int ready, prepared, target; };	/* ready: prepared to the last step */
+void fctr_plan_counters(struct fctr_plan *plan, struct fctr_plan_counters *out);
 int fctr_plan_ready(const struct fctr_plan *plan);	/* how many are prepared this moment; takes no lock */
 size_t fctr_plan_steps(const struct fctr_plan *plan, int *template_steps, int *instance_steps);
 int fctr_plan_start_stage(const struct fctr_plan *plan, int index);	/* stage of a start step, or 0 */
@@ -245,6 +251,9 @@ struct fctr_launch {
 	int stdio[3];			/* descriptors of ours, or -1 for /dev/null */
 	const int *fds; size_t n_fds;	/* pairs ours, the job's (3 or more) */
 	const struct fctr_limits *limits;	/* on top of the plan's, this job only; or NULL */
+	const char *user;		/* in place of the plan's, looked up inside; or NULL */
+	bool ids_given; uint32_t uid, gid;	/* the same as numbers */
+	const struct fctr_mount *files; size_t n_files;	/* FILEs put in before the start; uid -1: the job's own */
 	bool tty;			/* a terminal of the container's; stdio is ignored */
 	uint16_t rows, cols;
 	bool keep;			/* it may run for long: hold few descriptors meanwhile */
@@ -271,6 +280,7 @@ int fctr_exec(struct fctr_container *target, struct fctr_plan *plan, const struc
 
 pid_t fctr_container_pid(const struct fctr_container *c);
 int fctr_container_pidfd(const struct fctr_container *c);	/* borrowed */
+bool fctr_container_warm(const struct fctr_container *c);	/* it found something prepared */
 int fctr_container_master(struct fctr_container *c);		/* the pty's master, borrowed; -1 */
 const struct fctr_timings *fctr_container_timings(const struct fctr_container *c);
 int fctr_container_cgroup_paths(struct fctr_container *c, char *buf, size_t size);
@@ -290,6 +300,9 @@ int fctr_freeze(struct fctr_container *c, bool frozen, struct fctr_error *err);
 int fctr_stats(struct fctr_container *c, struct fctr_usage *usage, struct fctr_error *err);
 int fctr_update(struct fctr_container *c, const struct fctr_limits *limits, struct fctr_error *err);
 int fctr_pids(struct fctr_container *c, pid_t **pids, size_t *n, struct fctr_error *err);
+/* Open regular files of its root for reading, with the job's own user and capabilities: fds[i], or -1 for
+ * one that is not there. Of what is no regular file, or must not be read by the job: an error and none. */
+int fctr_take_files(struct fctr_container *c, const char *const *paths, size_t n, int *fds, struct fctr_error *err);
 /* Kills what still runs and hands the remains to the background; c is gone. */
 void fctr_release(struct fctr_container *c);
 
@@ -300,9 +313,24 @@ struct fctr_io {
 	const char *input; size_t input_len, input_done;
 	char *out_buf; size_t out_len, out_cap;
 	char *err_buf; size_t err_len, err_cap;
+	size_t limit;		/* bytes of each kept; what comes after them is read and dropped */
+	bool out_more, err_more;	/* there was more */
 };
 int fctr_communicate(struct fctr_container *c, struct fctr_io *io, int timeout_ms, struct fctr_exit *out,
 		     struct fctr_error *err);
+
+/* ---- zygotes -------------------------------------------------------------------------- */
+
+/* A container of a plan with `zygote`, all but its process, for a process that will fork itself into it.
+ * fds: what that one has to be sent: a memfd with the steps of the start, and the descriptors they name
+ * by their place in fds. The first n_own are the caller's to close, the others are the container's.
+ * sock becomes the job's descriptor 3; the numbers in nulls become /dev/null. limits: of this job, or NULL. */
+#define FCTR_ZYGOTE_FDS 32
+int fctr_zygote_prepare(struct fctr_plan *plan, const struct fctr_limits *limits, int sock, const int *nulls,
+			size_t n_nulls, struct fctr_container **out, int fds[FCTR_ZYGOTE_FDS], size_t *n_fds,
+			size_t *n_own, struct fctr_error *err);
+/* Its process is there: it need not be our child. Takes the pidfd. */
+int fctr_zygote_adopt(struct fctr_container *c, int pidfd, struct fctr_error *err);
 
 #ifdef __cplusplus
 }

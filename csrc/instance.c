@@ -326,6 +326,8 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 	again = p->last_used && now - p->last_used < 2000000000LL;	/* one use alone says nothing of a next */
 	p->last_used = now;
 	if (p->pooled && !fresh) {
+		if (p->held)
+			fctr_plan_want(p, p->held);
 		if (p->warm && check_template(p, &stale))
 			inst = take_warm(p);
 		if (!inst && again && p->target < p->ctx->config.warm_max &&
@@ -344,6 +346,7 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 	if (inst) {
 		inst->next = NULL;
 		inst->want_refill = want;
+		inst->was_warm = hit;
 	}
 	if (hit) {
 		pthread_mutex_lock(&p->ctx->lock);
@@ -481,10 +484,7 @@ int fctr_plan_warm(struct fctr_plan *p, int n, struct fctr_error *err)
 
 		pthread_mutex_lock(&p->lock);
 		enough = p->n_warm >= n || p->closed;
-		if (p->target < n) {
-			__atomic_add_fetch(&p->ctx->targets, n - p->target, __ATOMIC_RELAXED);
-			p->target = n;
-		}
+		fctr_plan_want(p, n);
 		p->last_used = fctr_now();
 		pthread_mutex_unlock(&p->lock);
 		if (enough) {

@@ -31,10 +31,10 @@ struct start {			/* one launch in progress */
 	int slot[FCTR_SLOT_TREE];
 	struct fctr_params params;
 	struct fctr_fdmap fds[64];
-	uint32_t groups[256];
+	uint32_t groups[FCTR_GROUPS_MAX];
 	char **candidates, *candidate_mem;
 	const char **argv;
-	int report_r, report_w, stub_fd, slave;
+	int report_r, report_w, stub_fd, slave, owner;
 	char *stack;
 	int64_t stamps[FCTR_MAX_STAMPS + 1];
 };
@@ -116,6 +116,13 @@ static int map_fds(struct start *s, struct fctr_error *err)
 	}
 	s->params.fds = s->fds;
 	s->params.n_fds = n;
+	/* it is looked at once the job's descriptors are in place: not under one of their numbers */
+	if (s->params.owner_pidfd >= 0 && s->params.owner_pidfd <= s->fds[n - 1].dst) {
+		s->owner = fcntl(s->params.owner_pidfd, F_DUPFD_CLOEXEC, s->fds[n - 1].dst + 1);
+		if (s->owner < 0)
+			return fctr_fail(err, FCTR_ST_FDS, errno, "descriptor of this process");
+		s->params.owner_pidfd = s->owner;
+	}
 	return 0;
 }
 
@@ -154,28 +161,6 @@ static int init_argv(struct start *s, struct fctr_error *err)
 	s->params.argv = (char *const *)s->argv;
 	s->params.stub_fd = s->stub_fd;
 	return 0;
-}
-
-static void identity(struct start *s)
-{
-	struct fctr_plan *p = s->plan;
-	struct fctr_params *q = &s->params;
-	struct fctr_instance *inst = s->target ? s->target->inst : s->inst;	/* an exec is the same user */
-	struct fctr_user *u = p->need_user && inst ? &inst->user : NULL;
-
-	q->uid = u ? u->uid : p->uid;
-	q->gid = u ? u->gid : p->gid;
-	q->groups = p->groups;
-	q->n_groups = (uint32_t)p->n_groups;
-	if (u && !p->groups_given) {	/* those of the user, and those to add */
-		q->n_groups = 0;
-		s->groups[q->n_groups++] = u->gid;	/* else a file could bar the group and not this user */
-		for (size_t i = 0; i < u->n_groups; i++)
-			s->groups[q->n_groups++] = u->groups[i];
-		for (size_t i = 0; i < p->n_groups && q->n_groups < ARRAY_LEN(s->groups); i++)
-			s->groups[q->n_groups++] = p->groups[i];
-		q->groups = s->groups;
-	}
 }
 
 void fctr_start_slots(const struct fctr_plan *p, const struct fctr_instance *inst,
@@ -343,6 +328,18 @@ static int read_report(struct start *s, struct fctr_error *err)
 	return 0;
 }
 
+static int open_pty(struct start *s, struct fctr_error *err)
+{
+	char *stack = fctr_stack_get(s->plan->ctx);	/* a parked process and its stand-in sleep on the instance's */
+	int r;
+
+	if (!stack)
+		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "stack");
+	r = fctr_instance_pty(s->inst ? s->inst : s->target->inst, s->inst != NULL, stack, &s->c->master, &s->slave, err);
+	fctr_stack_put(s->plan->ctx, stack);
+	return r;
+}
+
 static int begin(struct start *s, struct fctr_error *err)
 {
 	int into = -1;
@@ -356,7 +353,7 @@ static int begin(struct start *s, struct fctr_error *err)
 		.seccomp = p->seccomp, .seccomp_len = p->seccomp_len, .seccomp_flags = p->seccomp_flags,
 	};
 	fctr_start_slots(p, s->inst, s->target, s->slot);
-	identity(s);
+	fctr_identity(p, s->target ? s->target->inst : s->inst, s->groups, &s->params);	/* an exec is the same user */
 	if (cg) {
 		struct fctr_instance *inst = s->target ? s->target->inst : s->inst;
 
@@ -368,7 +365,7 @@ static int begin(struct start *s, struct fctr_error *err)
 	if (find_candidates(s, err) < 0)
 		return -1;
 	s->params.candidates = s->candidates;
-	if (l->tty && fctr_instance_pty(s->inst ? s->inst : s->target->inst, s->inst != NULL, s->stack, &s->c->master, &s->slave, err) < 0)
+	if (l->tty && open_pty(s, err) < 0)
 		return -1;
 	if (l->tty && l->rows) {
 		struct winsize ws = { .ws_row = l->rows, .ws_col = l->cols };
@@ -436,7 +433,7 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "launch");
 	}
 	*s = (struct start){ .plan = plan, .launch = launch, .c = c, .target = target,
-			     .report_r = -1, .report_w = -1, .stub_fd = -1, .slave = -1 };
+			     .report_r = -1, .report_w = -1, .stub_fd = -1, .slave = -1, .owner = -1 };
 	*c = (struct fctr_container){ .plan = plan, .pidfd = -1, .status_fd = -1, .master = -1, .t_start = t0 };
 	atomic_init(&c->refs, 1);
 	fctr_plan_ref(plan);
@@ -448,6 +445,7 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 		}
 		if (!s->inst)
 			goto out;
+		c->warm = s->inst->was_warm;
 		if (launch->limits) {
 			s->inst->cg_dirty = true;
 			if (!s->inst->cg) {
@@ -458,6 +456,8 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 			    fctr_cgroup_limit(s->inst->cg, launch->limits, err) < 0)
 				goto out;
 		}
+		if ((launch->user || launch->ids_given || launch->n_files) && fctr_inside_prepare(s->inst, launch, err) < 0)
+			goto out;
 	}
 	s->stack = s->inst ? s->inst->stack : fctr_stack_get(plan->ctx);
 	t1 = fctr_now();
@@ -478,6 +478,7 @@ out:
 	fctr_close_fd(&s->report_w);
 	fctr_close_fd(&s->stub_fd);
 	fctr_close_fd(&s->slave);
+	fctr_close_fd(&s->owner);
 	free(s->candidates);
 	free(s->candidate_mem);
 	free(s->argv);

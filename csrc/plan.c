@@ -144,6 +144,7 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 	p->has_userns = ns[FCTR_NS_USER].mode != FCTR_NS_HOST;
 	p->pid_private = ns[FCTR_NS_PID].mode == FCTR_NS_NEW;
 	p->init = spec->init;
+	p->zygote = spec->zygote;
 	if (ns[FCTR_NS_USER].mode == FCTR_NS_NEW && p->ns_fd[FCTR_NS_USER] < 0)
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a new user namespace is made by fctr_userns_create and joined");
 	if (spec->rootfs_kind == FCTR_ROOT_NONE && p->own_mnt)
@@ -159,6 +160,9 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 		p->mode = p->has_userns ? FCTR_MODE_TWO_STEP : FCTR_MODE_DIRECT;
 	if ((p->mode == FCTR_MODE_STUB || p->init) && p->ctx->config.stub_fd < 0)
 		return fctr_fail(err, FCTR_ST_INIT, ENOENT, "the helper binary fctr-stub is missing from the installation");
+	if (p->zygote && (p->mode != FCTR_MODE_TWO_STEP || !p->own_mnt || p->init || ns[FCTR_NS_TIME].mode != FCTR_NS_HOST))
+		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a zygote's jobs need user, mount and pid namespaces of their own");
+	p->pivoted = p->zygote && fctr_kernel_has(6, 18);
 	p->pid_prepared = p->mode == FCTR_MODE_DIRECT && p->own_mnt && p->ctx->can_prepare_pid;
 	if (p->mode == FCTR_MODE_DIRECT && !p->pid_prepared)
 		p->clone_flags = CLONE_NEWPID;
@@ -291,6 +295,40 @@ void fctr_plan_close(struct fctr_plan *plan)
 	fctr_plan_unref(plan);
 }
 
+void fctr_plan_want(struct fctr_plan *p, int n)
+{
+	if (p->target >= n)
+		return;
+	__atomic_add_fetch(&p->ctx->targets, n - p->target, __ATOMIC_RELAXED);
+	p->target = n;
+}
+
+void fctr_plan_hold(struct fctr_plan *p, int more)
+{
+	bool refill;
+
+	pthread_mutex_lock(&p->lock);
+	p->held += more;
+	p->last_used = fctr_now();
+	if (p->pooled)
+		fctr_plan_want(p, p->held);
+	refill = p->pooled && p->n_warm < p->held;
+	pthread_mutex_unlock(&p->lock);
+	if (refill)
+		fctr_ctx_want_refill(p->ctx, p);
+}
+
+void fctr_plan_counters(struct fctr_plan *p, struct fctr_plan_counters *out)
+{
+	*out = (struct fctr_plan_counters){ .ready = 0 };
+	pthread_mutex_lock(&p->lock);
+	for (const struct fctr_instance *inst = p->warm; inst; inst = inst->next)
+		out->ready += inst->park || !p->parks;
+	out->prepared = p->n_warm;
+	out->target = p->target;
+	pthread_mutex_unlock(&p->lock);
+}
+
 static char *dup_or_null(const char *s)
 {
 	return s ? strdup(s) : NULL;
@@ -395,6 +433,8 @@ int fctr_plan_compile(struct fctr_ctx *ctx, const struct fctr_spec *spec, struct
 	}
 	if (spec->cgroup && take_group(p, spec, err) < 0)
 		goto fail;
+	if (p->zygote)	/* who forks into it is not ours: what else may be in its group is looked for */
+		p->pid_private = false;
 	pthread_mutex_lock(&ctx->lock);
 	p->next = ctx->plans;
 	ctx->plans = p;

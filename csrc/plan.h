@@ -50,6 +50,7 @@ enum fctr_op {
 	FCTR_OP_ROOT_ATTR,	/* a: attrs set on the root mount, c: propagation */
 	FCTR_OP_LOOK_UP,	/* the command started last, so that its directory entries are there */
 	FCTR_OP_KEEP,		/* slot <- s1 in the root, opened for reading; absent is fine */
+	FCTR_OP_TAKE,		/* slot <- the regular file s1 in the root, for reading; slot2: a /proc; absent is fine */
 	FCTR_OP_PTY,		/* slot <- master, slot2 <- slave, on the container's own devpts; a: bind on /dev/console */
 	FCTR_OP_CHDIR,		/* s1, before the root is final */
 	/* the process */
@@ -76,6 +77,7 @@ enum fctr_op {
 #define FCTR_STEP_OPTIONAL 1u
 #define FCTR_STEP_RECURSIVE 2u
 #define FCTR_STEP_NOCREATE 4u
+#define FCTR_STEP_OWN_DIRS 16u	/* FILE: directories made for it belong to its owner */
 #define FCTR_STEP_PIDNS 8u	/* FSMOUNT: a procfs of the pid namespace in slot PIDNS */
 
 struct fctr_step {

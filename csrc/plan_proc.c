@@ -298,12 +298,12 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 			add(p, FCTR_OP_FORK, FCTR_ST_CLONE)->a = p->pid_private ? CLONE_NEWPID : 0;
 	}
 	if (p->own_mnt) {
-		if (p->has_userns)
+		if (p->has_userns && !p->pivoted)
 			add(p, FCTR_OP_CHDIR, FCTR_ST_PIVOT)->s1 = fctr_blob_str(p, "/r");
 		if (!p->pid_prepared)
 			fctr_compile_proc_mounts(p, spec, &p->start, "");
 		cgroup_mounts(p, spec);
-		if (p->has_userns)
+		if (p->has_userns && !p->pivoted)
 			add(p, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	}
 	attributes(p, spec);

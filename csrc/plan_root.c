@@ -333,7 +333,7 @@ static void enter_instance(struct fctr_build *b)
 		if (b->spec->domainname)
 			fctr_build_path(b, FCTR_OP_DOMAINNAME, FCTR_ST_HOSTNAME, b->spec->domainname);
 	}
-	if (p->pid_prepared)
+	if (p->pid_prepared || p->pivoted)
 		fctr_step_add(&p->inst, FCTR_OP_NEW_PIDNS, FCTR_ST_NAMESPACE)->slot = FCTR_SLOT_PIDNS;
 	s = fctr_step_add(&p->inst, FCTR_OP_SETNS, FCTR_ST_NAMESPACE);
 	s->slot = FCTR_SLOT_TEMPLATE;
@@ -420,9 +420,18 @@ int fctr_compile_root(struct fctr_plan *p, const struct fctr_spec *spec, struct 
 	if (p->has_userns) {	/* pivoted at the start, once /proc is there */
 		fctr_build_tree(&b, (struct fctr_tree){ .source = "/proc", .place = "p", .recursive = true, .optional = true, .idmap_slot = -1 });
 		fctr_build_tree(&b, (struct fctr_tree){ .source = "/sys", .place = "y", .recursive = true, .optional = true, .idmap_slot = -1 });
-	} else {
-		fctr_step_add(&p->inst, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	}
+	/* A zygote's child mounts its own /proc, which the kernel grants only beside another one: not the host's,
+	 * which the zygote could look at, but that of a pid namespace where nobody will ever be, below the child's. */
+	for (size_t i = 0; p->pivoted && i < spec->n_mounts; i++)
+		if (spec->mounts[i].kind == FCTR_MNT_PROC) {
+			s = fctr_step_add(&p->inst, FCTR_OP_FSMOUNT, FCTR_ST_PROC);
+			s->s1 = fctr_blob_str(p, "proc");
+			s->s2 = fctr_blob_str(p, spec->mounts[i].target);
+			s->flags = FCTR_STEP_NOCREATE | FCTR_STEP_PIDNS;
+		}
+	if (!p->has_userns || p->pivoted)
+		fctr_step_add(&p->inst, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
 	leave_instance(&b);
 	template_steps(&b);
 	r = 0;

@@ -70,14 +70,15 @@ static size_t inherited(const int *slot, const struct fctr_params *p, int *out)
 	return n;
 }
 
-static int make_job(struct fctr_plan *plan, int *slot, const struct fctr_params *params, struct fctr_error *err)
+int fctr_job_make(const struct fctr_plan *plan, const struct fctr_step *steps, uint32_t n_steps, const int *slot,
+		  const struct fctr_params *params, struct fctr_error *err)
 {
 	struct image im = { NULL, 0, 0 };
-	struct fctr_job job = { .magic = FCTR_JOB_MAGIC, .n_steps = plan->start.n, .n_slots = FCTR_SLOT_TREE };
+	struct fctr_job job = { .magic = FCTR_JOB_MAGIC, .n_steps = n_steps, .n_slots = FCTR_SLOT_TREE };
 	cleanup_close int fd = -1;
 
 	put(&im, &job, sizeof(job));
-	job.steps = put(&im, plan->start.v, plan->start.n * sizeof(struct fctr_step));
+	job.steps = put(&im, steps, n_steps * sizeof(struct fctr_step));
 	job.blob = put(&im, plan->blob, plan->blob_len);
 	job.slots = put(&im, slot, FCTR_SLOT_TREE * sizeof(int));
 	job.argv = put_strings(&im, params->argv);
@@ -141,7 +142,7 @@ int fctr_stub_launch(struct fctr_plan *plan, int *slot, const struct fctr_params
 		return fctr_fail(err, FCTR_ST_JOIN, errno, "pipe for the stub");
 	slot[FCTR_SLOT_GO] = go_r = go[0];
 	go_w = go[1];
-	job = make_job(plan, slot, params, err);
+	job = fctr_job_make(plan, plan->start.v, plan->start.n, slot, params, err);
 	if (job < 0)
 		return -1;
 	snprintf(number, sizeof(number), "%d", job);

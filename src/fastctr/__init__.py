@@ -58,7 +58,7 @@ _WHERE = {
     **dict.fromkeys(("Bind", "Cgroup", "Devpts", "File", "Mqueue", "Symlink", "Tmpfs"), "mounts"),
     "Plan": "plan", "Spec": "spec", "Limits": "limits", "gc": "maintenance", "shutdown": "maintenance",
 }  # fmt: skip
-_MODULES = ("mounts", "errors", "images")
+_MODULES = ("aio", "batch", "mounts", "errors", "images")
 
 __all__ = ["__version__", *sorted(_WHERE), "images", "mounts"]
 

@@ -120,6 +120,7 @@ cdef extern from "fctr.h" nogil:
         const char *cwd
         bint cwd_create
         bint init
+        bint zygote
         bint cgroup
         const char *cgroup_parent
         fctr_limits limits
@@ -153,6 +154,10 @@ cdef extern from "fctr.h" nogil:
     int fctr_plan_compile(fctr_ctx *ctx, const fctr_spec *spec, fctr_plan **out, fctr_error *err)
     void fctr_plan_close(fctr_plan *plan)
     int fctr_plan_warm(fctr_plan *plan, int n, fctr_error *err)
+    struct fctr_plan_counters:
+        int ready, prepared, target
+    void fctr_plan_hold(fctr_plan *plan, int more)
+    void fctr_plan_counters_ "fctr_plan_counters"(fctr_plan *plan, fctr_plan_counters *out)
     int fctr_plan_ready(const fctr_plan *plan)
     size_t fctr_plan_steps(const fctr_plan *plan, int *template_steps, int *instance_steps)
 
@@ -164,6 +169,11 @@ cdef extern from "fctr.h" nogil:
         const int *fds
         size_t n_fds
         const fctr_limits *limits
+        const char *user
+        bint ids_given
+        uint32_t uid, gid
+        const fctr_mount *files
+        size_t n_files
         bint tty
         uint16_t rows, cols
         bint keep, die_with_thread, stamps
@@ -188,12 +198,15 @@ cdef extern from "fctr.h" nogil:
         size_t out_len, out_cap
         char *err_buf
         size_t err_len, err_cap
+        size_t limit
+        bint out_more, err_more
 
     int c_launch "fctr_launch"(fctr_plan *plan, const fctr_launch *launch, fctr_container **out, fctr_error *err)
     int fctr_exec(fctr_container *target, fctr_plan *plan, const fctr_launch *launch, fctr_container **out,
                   fctr_error *err)
     int fctr_container_pid(const fctr_container *c)
     int fctr_container_pidfd(const fctr_container *c)
+    bint fctr_container_warm(const fctr_container *c)
     int fctr_container_master(fctr_container *c)
     const fctr_timings *fctr_container_timings(const fctr_container *c)
     int fctr_container_cgroup_paths(fctr_container *c, char *buf, size_t size)
@@ -204,8 +217,13 @@ cdef extern from "fctr.h" nogil:
     int fctr_stats(fctr_container *c, fctr_usage *usage, fctr_error *err)
     int fctr_update(fctr_container *c, const fctr_limits *limits, fctr_error *err)
     int fctr_pids(fctr_container *c, int **pids, size_t *n, fctr_error *err)
+    int fctr_take_files(fctr_container *c, const char **paths, size_t n, int *fds, fctr_error *err)
     void fctr_release(fctr_container *c)
     int fctr_communicate(fctr_container *c, fctr_io *io, int timeout_ms, fctr_exit *out, fctr_error *err)
+    enum: FCTR_ZYGOTE_FDS
+    int fctr_zygote_prepare(fctr_plan *plan, const fctr_limits *limits, int sock, const int *nulls, size_t n_nulls,
+                            fctr_container **out, int *fds, size_t *n_fds, size_t *n_own, fctr_error *err)
+    int fctr_zygote_adopt(fctr_container *c, int pidfd, fctr_error *err)
 
 cdef extern from "seccomp.h" nogil:
     struct fctr_seccomp_arg:

@@ -160,7 +160,7 @@ cdef class Launch:
     cdef object argv0
 
     def __cinit__(self, list argv, list env, cwd, tuple stdio, list fds, limits, tty, bint die_with_thread,
-                  bint stamps, bint keep=False, unsigned linger_us=0):
+                  bint stamps, bint keep=False, unsigned linger_us=0, user=None, list files=None):
         cdef Memory mem = Memory()
         cdef int *v
         cdef size_t i
@@ -181,6 +181,15 @@ cdef class Launch:
         if limits is not None:
             fill_limits(mem, limits, &self.limits)
             self.l.limits = &self.limits
+        if user is not None:
+            text, uid, gid = user
+            self.l.user = mem.text(text)
+            self.l.ids_given = text is None
+            self.l.uid = uid
+            self.l.gid = gid
+        if files:
+            self.l.files = fill_files(mem, files)
+            self.l.n_files = len(files)
         if tty is not None:
             self.l.tty = True
             self.l.rows, self.l.cols = tty
@@ -245,6 +254,25 @@ cdef class Plan:
         if r < 0:
             raise _error(&err)
 
+    def hold(self, int more):
+        """Keep so many more prepared, whether it is used or not; negative: no longer."""
+        if self.p == NULL or self.ctx.p == NULL or self.closing:
+            return
+        self.users += 1
+        with nogil:
+            fctr_plan_hold(self.p, more)
+        self.leave()
+
+    def counters(self):
+        """(ready to the last step, prepared, to be kept prepared)."""
+        cdef fctr_plan_counters c
+        self.check()
+        self.users += 1
+        with nogil:
+            fctr_plan_counters_(self.p, &c)
+        self.leave()
+        return c.ready, c.prepared, c.target
+
     def ready(self):
         """How many containers are prepared this moment; costs nothing."""
         self.check()
@@ -278,3 +306,4 @@ cdef class Plan:
 
 
 include "_running.pxi"
+include "_zygote.pxi"

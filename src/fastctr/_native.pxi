@@ -117,6 +117,21 @@ cdef int fill_mounts(Memory mem, list given, dict idmap_fds, fctr_spec *to) exce
     return 0
 
 
+cdef fctr_mount *fill_files(Memory mem, list given) except NULL:
+    """Files of one launch: (path, content, mode, uid, gid), the ids -1 for the job's own."""
+    cdef fctr_mount *v = <fctr_mount *>mem.array(len(given), sizeof(fctr_mount))
+    cdef size_t i
+    for i, (path, data, mode, uid, gid) in enumerate(given):
+        v[i].target = mem.text(path)
+        mem.kept.append(data)
+        v[i].data = <const char *>(<bytes>data)
+        v[i].n_data = len(data)
+        v[i].mode = mode
+        v[i].uid = <uint32_t>(<int64_t>uid & 0xffffffff)
+        v[i].gid = <uint32_t>(<int64_t>gid & 0xffffffff)
+    return v
+
+
 cdef int fill_spec(Memory mem, dict given, dict ns_fds, dict idmap_fds, fctr_spec *to) except -1:
     cdef fctr_device *dev
     cdef fctr_rlimit *lim
@@ -209,6 +224,7 @@ cdef int fill_spec(Memory mem, dict given, dict ns_fds, dict idmap_fds, fctr_spe
     to.cwd = mem.text(given["cwd"])
     to.cwd_create = given["cwd_create"]
     to.init = given["init"]
+    to.zygote = given.get("zygote", False)
     to.cgroup = given["cgroup"]
     to.cgroup_parent = mem.text(given["cgroup_parent"])
     fill_limits(mem, given["limits"], &to.limits)

@@ -58,6 +58,12 @@ cdef class Running:
         return fctr_container_pidfd(self.c)
 
     @property
+    def warm(self):
+        """Whether its start found something prepared."""
+        self.check()
+        return bool(fctr_container_warm(self.c))
+
+    @property
     def master(self):
         self.check()
         return fctr_container_master(self.c)
@@ -116,15 +122,19 @@ cdef class Running:
             if timeout >= 0:
                 ms = <int>max((until - monotonic()) * 1000 + 0.999, 0)
 
-    def finish(self, int in_fd, int out_fd, int err_fd, bytes input, double timeout, bint stamps):
-        """Wait and be done: (code, lost, oom, timed_out, out, err, usage, timings or None, pid).
+    def finish(self, int in_fd, int out_fd, int err_fd, bytes input, double timeout, bint stamps, limit=None,
+               list outputs=None):
+        """Wait and be done: (code, lost, oom, timed_out, out, err, usage, timings or None, pid, more, fds).
 
         in_fd, out_fd, err_fd: our ends of its pipes, non-blocking, closed here, or -1; input for the
-        first; timeout in seconds, negative for none: then everything in it is killed.
+        first; timeout in seconds, negative for none: then everything in it is killed. limit: bytes of each
+        output kept; more: 1 if there was more of the first, 2 of the second, and 4 if the start found
+        something prepared. outputs: paths in it to be opened at its end; fds: their descriptors, or the exception of what could not be.
         """
         cdef Io io
         cdef bint timed_out = False
-        out = err = None
+        cdef int more = 0
+        out = err = fds = None
         try:
             if in_fd < 0 and out_fd < 0 and err_fd < 0:
                 io = None
@@ -135,17 +145,43 @@ cdef class Running:
                     got = self.wait(-1)
             else:
                 io = Io(in_fd, out_fd, err_fd, input)
+                if limit is not None:
+                    io.io.limit = <size_t>limit
                 got = self.communicate(io, timeout)
                 if got is None:
                     timed_out = True
                     self.kill_all()
                     got = self.communicate(io, -1)
                 out, err = io.output()
+                more = io.io.out_more | io.io.err_more << 1
             pid = fctr_container_pid(self.c)
             timings = self.timings() if stamps else None
+            if fctr_container_warm(self.c):
+                more |= 4
+            if outputs is not None:
+                try:
+                    fds = self.take(outputs)
+                except Exception as error:
+                    fds = error
         finally:
             self.release()
-        return (got[0], got[1], got[2], timed_out, out, err, got[3], timings, pid)
+        return (got[0], got[1], got[2], timed_out, out, err, got[3], timings, pid, more, fds)
+
+    def take(self, list paths):
+        """Descriptors of regular files in it, opened for reading with the job's rights; -1: not there."""
+        cdef Memory mem = Memory()
+        cdef fctr_error error
+        cdef size_t i, n = len(paths)
+        cdef int *fds = <int *>mem.array(n + 1, sizeof(int))
+        cdef const char **v = <const char **>mem.texts(paths)
+        cdef int r
+        self.enter()
+        with nogil:
+            r = fctr_take_files(self.c, v, n, fds, &error)
+        self.leave()
+        if r < 0:
+            raise _error(&error)
+        return [fds[i] for i in range(n)]
 
     def timings(self):
         """(acquire, spawn, run, collect, [(stage, µs) in order]), all in µs."""
@@ -274,6 +310,7 @@ cdef class Io:
         memset(&self.io, 0, sizeof(fctr_io))
         self.kept = input
         self.io.in_ = in_fd
+        self.io.limit = <size_t>-1
         self.io.out = out_fd
         self.io.err = err_fd
         if input is not None:

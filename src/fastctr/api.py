@@ -6,15 +6,29 @@ import os
 
 from . import _core
 from .errors import SpecError
-from .launch_args import PIPE, Stdio, decode, fd_pairs, more_limits, native_limits
+from .launch_args import (
+    PIPE,
+    Stdio,
+    decode,
+    fd_pairs,
+    launch_files,
+    launch_user,
+    more_limits,
+    native_limits,
+    user_env,
+)
 from .plan import Plan, plan_of
 from .results import Completed, Timings, killed_by
+from .units import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .spec import Spec
+
+_STREAMS = ((), ("stdout",), ("stderr",), ("stdout", "stderr"))
 
 
 def run(argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None, **kw: Any) -> Completed:
@@ -24,7 +38,10 @@ def run(argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None,
     directory, memory="64m", cpus=0.5, pids=32, …); those of the launch: stdin, stdout, stderr (None:
     inherited, PIPE, DEVNULL, STDOUT, a file or descriptor), input, capture_output, text, encoding,
     errors, timeout (seconds), check, pass_fds, limits (a Limits or dict, over those of a plan),
-    timings=True. env and cwd may be given for either.
+    timings=True; output_limit (bytes or "1m": of each captured stream, what comes after it is read and
+    dropped, see Completed.truncated); outputs (paths of regular files in the container, opened once it
+    has ended, see Completed.files). env and cwd may be given for either; of a plan= so may user, and files
+    {path: bytes, str, (content, mode) or File}, put in before the start and owned by the job's user.
 
     From an image instead of a rootfs: image="alpine:3.20" (a name, name@digest, id or Image), with
     pull="missing" (or "never", "always"), platform="linux/arm64", snapshotter="overlay" ("erofs", "vfs"),
@@ -37,7 +54,8 @@ def run(argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None,
     Raises SpecError before anything is made, CommandNotFound, CommandNotExecutable, LaunchError for a
     start that failed (nothing is left of it), ImageNotFound, RegistryError or another ImageError for an
     image that cannot be had, TimeoutExpired when the time was up (everything in the
-    container is dead then), CalledProcessError with check=True.
+    container is dead then), CalledProcessError with check=True. Both have the Completed as `completed`,
+    and so has a LaunchError of stage "outputs": the job has run, but an output is no regular file.
     """
     if plan is None:
         plan = plan_of(kw, spec)
@@ -48,9 +66,11 @@ def run_plan(
     plan: Plan, argv: Any = None, *, stdin: Any = None, input: Any = None, stdout: Any = None,  # noqa: A002
     stderr: Any = None, capture_output: bool = False, text: bool | None = None, encoding: str | None = None,
     errors: str | None = None, timeout: float | None = None, check: bool = False, env: Any = None,
-    cwd: Any = None, pass_fds: Any = (), limits: Any = None, timings: bool = False, **unknown: Any,
+    cwd: Any = None, pass_fds: Any = (), limits: Any = None, timings: bool = False, output_limit: Any = None,
+    outputs: Any = None, files: Any = None, user: Any = None, _started: Callable[[_core.Running], None] | None = None,
+    **unknown: Any,
 ) -> Completed:  # fmt: skip
-    """run() of a compiled plan; see there."""
+    """run() of a compiled plan; see there. _started: called with what runs, as soon as it does."""
     if unknown:
         limits = more_limits(limits, unknown)
     values = plan.argv(argv)
@@ -68,40 +88,56 @@ def run_plan(
         data = input.encode(encoding or "utf-8", errors or "strict") if isinstance(input, str) else bytes(input)
     if as_text:
         "".encode(encoding or "utf-8", errors or "strict")  # an unknown one: before anything is started
+    who = wanted = put = None
+    if output_limit is not None:
+        output_limit = size("output_limit", output_limit)
+    if outputs is not None:
+        from . import outputs as taken
+
+        wanted = taken.paths(outputs) or None
+    if files:
+        put = launch_files(files)
+    if user is not None:
+        who = launch_user(user)
     core = plan.core()
     stdio = Stdio(stdin, stdout, stderr)
     ends = stdio.ends
     running: _core.Running | None = None
     try:
-        launch = _core.Launch(values, plan.env(env), cwd, tuple(stdio.given), fd_pairs(pass_fds) if pass_fds else None,
-                              native_limits(limits), None, True, timings, False,
-                              0 if timings or ends[0] >= 0 or timeout is not None and timeout < 0.05 else
-                              2000 if ends[1] < 0 and ends[2] < 0 else 300)
+        linger = 0 if timings or ends[0] >= 0 or timeout is not None and timeout < 0.05 else (
+            2000 if ends[1] < 0 and ends[2] < 0 else 300)
+        launch = _core.Launch(values, plan.env(env) if who is None else user_env(plan, who, env), cwd,
+                              tuple(stdio.given), fd_pairs(pass_fds) if pass_fds else None, native_limits(limits),
+                              None, True, timings, False, linger, who, put)
         running = core.launch(launch)
+        if _started is not None:
+            _started(running)
         stdio.started()
         for fd in ends:
             if fd >= 0:
                 os.set_blocking(fd, False)
         stdio.ends = [-1, -1, -1]  # finish() closes them
-        code, lost, oom, timed_out, out, err, usage, times, pid = running.finish(
-            ends[0], ends[1], ends[2], data, -1.0 if timeout is None else max(float(timeout), 0.0), timings)
+        code, lost, oom, timed_out, out, err, usage, times, pid, more, fds = running.finish(
+            ends[0], ends[1], ends[2], data, -1.0 if timeout is None else max(float(timeout), 0.0), timings,
+            output_limit, wanted)
     except BaseException:  # also Ctrl-C between any two lines
         if running is not None:
             running.release()
         stdio.close_all()
         raise
+    found = taken.opened(wanted, fds) if wanted and isinstance(fds, list) else None
     if ends[1] < 0 or stdout != PIPE:
         out = None
     if stderr != PIPE:
         err = None
     if as_text:
-        if timed_out and errors is None:
+        if (timed_out or more & 3) and errors is None:
             errors = "replace"  # what was read may end within a character
         out, err = (part if part is None else decode(part, encoding, errors) for part in (out, err))
     if argv is None:
         argv = values
     done = Completed(argv, 255 if lost else code, out, err, killed_by(code, oom, timed_out), usage,
-                     Timings(times) if times else None, pid)
+                     Timings(times) if times else None, pid, _STREAMS[more & 3], found, more > 3)
     if timed_out:
         from .errors import TimeoutExpired
 
@@ -109,6 +145,9 @@ def run_plan(
         expired = TimeoutExpired(argv, timeout, out, err)
         expired.completed = done
         raise expired
+    if isinstance(fds, Exception):
+        fds.completed = done  # type: ignore[attr-defined]
+        raise fds
     if check:
         done.check_returncode()
     return done

@@ -8,7 +8,17 @@ import weakref
 
 from . import _core, context
 from .errors import SpecError
-from .launch_args import Stdio, argv_of, fd_pairs, more_limits, native_limits, tty_size
+from .launch_args import (
+    Stdio,
+    argv_of,
+    fd_pairs,
+    launch_files,
+    launch_user,
+    more_limits,
+    native_limits,
+    tty_size,
+    user_env,
+)
 from .plan import Plan, plan_of
 from .results import Timings, Usage, killed_by
 
@@ -45,10 +55,13 @@ class Container:
     manager, leaving it kills everything in the container. Raises as run() does.
     """
 
+    _lasting = False  # the thread it is made in lives as long as this process's context: see launch.c
+
     def __init__(self, argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None, stdin: Any = None,
                  stdout: Any = None, stderr: Any = None, text: bool | None = None, encoding: str | None = None,
                  errors: str | None = None, bufsize: int = -1, env: Any = None, cwd: Any = None, pass_fds: Any = (),
-                 limits: Any = None, tty: Any = None, timings: bool = False, **kw: Any) -> None:
+                 limits: Any = None, tty: Any = None, timings: bool = False, user: Any = None, files: Any = None,
+                 **kw: Any) -> None:
         self.stdin: IO[Any] | None = None
         self.stdout: IO[Any] | None = None
         self.stderr: IO[Any] | None = None
@@ -62,12 +75,15 @@ class Container:
         self._timings = timings
         self._given_env = env
         self._text = (encoding, errors) if text or encoding or errors else None
+        if plan is None or isinstance(self, _Exec):  # of a plan they are the launch's; else the container's own
+            kw.update((name, value) for name, value in (("user", user), ("files", files)) if value is not None)
+            user = files = None
         if plan is None:
             plan = plan_of(kw, spec)
         if kw:
             limits = more_limits(limits, kw)
         self._copied: Copied | None = None
-        if plan.copies and type(self) is Container:
+        if plan.copies and not isinstance(self, _Exec):
             from .from_image import Copied
 
             self._copied = Copied(plan)
@@ -80,10 +96,12 @@ class Container:
             if argv is None:
                 self.args = values
             stdio = Stdio(None, None, None) if size else Stdio(stdin, stdout, stderr)
-            main = threading.current_thread() is threading.main_thread()
-            launch = _core.Launch(values, plan.env(env, size is not None), cwd, tuple(stdio.given),
-                                  fd_pairs(pass_fds) if pass_fds else None, native_limits(limits), size, main,
-                                  timings, True)
+            main = self._lasting or threading.current_thread() is threading.main_thread()
+            who = None if user is None else launch_user(user)
+            pairs = plan.env(env, size is not None) if who is None else user_env(plan, who, env)
+            launch = _core.Launch(values, pairs, cwd, tuple(stdio.given), fd_pairs(pass_fds) if pass_fds else None,
+                                  native_limits(limits), size, main, timings, True, 0, who,
+                                  launch_files(files) if files else None)
             self._run = self._start(launch)
         except BaseException:
             if stdio is not None:

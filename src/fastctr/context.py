@@ -186,9 +186,10 @@ def close() -> None:
 def _core_close(context: _core.Context) -> None:
     import sys
 
-    container = sys.modules.get(f"{__package__}.container")
-    if container is not None:
-        container.close_live()
+    for name in ("zygote", "container"):
+        module = sys.modules.get(f"{__package__}.{name}")
+        if module is not None:
+            module.close_live()
     from . import plan
 
     plan.close_all()

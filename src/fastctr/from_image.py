@@ -294,6 +294,14 @@ def use(image: Any, *, pull: str = "missing", platform: str | None = None, snaps
         return made
 
 
+def known(image: str, platform: str | None, snapshotter: str | None, entrypoint: Any, root: Any) -> bool:
+    """Whether use() has it at hand: then it takes one stat."""
+    where = store_root(root)
+    found = _uses.get((image, where, platform, snapshotter or os.environ.get("FASTCTR_SNAPSHOTTER"),
+                       entrypoint_of(entrypoint)))
+    return found is not None and found[0] == index_stamp(where)
+
+
 def _of_object(image: Any, root: Any) -> tuple[str, Any]:
     found = getattr(image, "reference_for_run", None)
     if found is None:

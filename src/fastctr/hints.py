@@ -347,6 +347,11 @@ HINTS: dict[tuple[str, int], str] = {
     ("freeze", 0): "the container could not be frozen or thawed",
     ("kill", EBUSY): "a process does not die (it hangs in the kernel); `fastctr gc` clears up later",
     ("kill", 0): "the container could not be killed whole; `fastctr gc` clears up later",
+    ("outputs", EISDIR): "a directory: name the files in it",
+    ("outputs", ELOOP): "a symbolic link: name the file itself",
+    ("outputs", EINVAL): "neither a regular file nor a directory: a pipe, a socket or a device is not read",
+    ("outputs", EACCES): "the job's own user may not read it, so neither may we for it",
+    ("outputs", 0): "the job has run (see `completed`), and the file it left could not be opened",
 }
 
 GENERAL: dict[int, str] = {

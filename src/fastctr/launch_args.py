@@ -6,11 +6,15 @@ import os
 
 from .errors import SpecError
 from .limits import Limits
+from .mounts import File
+from .process import env as env_pairs
 from .spec import FIELDS, LIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .plan import Plan
 
 PIPE = -1
 STDOUT = -2
@@ -122,6 +126,51 @@ def native_limits(limits: Any) -> dict[str, Any] | None:
     return made.to_native()
 
 
+def launch_user(value: Any) -> tuple[str | None, int, int]:
+    """user= of one launch: (text to look up in the container or None, uid, gid)."""
+    from .process import user
+
+    return user("user", value)
+
+
+def launch_files(value: Any) -> list[tuple[str, bytes, int, int, int]]:
+    """files= of one launch: (path, content, mode, uid, gid); ids -1: the job's own user.
+    A File keeps its own. Raises SpecError."""
+    if not isinstance(value, dict):
+        raise SpecError("files", value, "is not a dict", 'use {"/path": b"content"}')
+    found = []
+    for path, given in value.items():
+        rest = given if isinstance(given, tuple) else (given,)
+        if len(rest) not in (1, 2, 4):
+            raise SpecError(f"files[{path!r}]", given, "is no file", "use content, (content, mode) or a File")
+        try:
+            file = given if isinstance(given, File) else File(path, *rest)
+            target = file.target if file is not given else File(path, b"").target
+        except SpecError as error:
+            raise SpecError(f"files[{path!r}]", error.value, error.problem, error.hint) from None
+        made = file.native
+        own = file is not given and len(rest) < 4
+        found.append((target, made["data"], made["mode"], -1 if own else made["uid"], -1 if own else made["gid"]))
+    return found
+
+
+def user_env(plan: Plan, user: tuple[str | None, int, int], env: Any) -> list[bytes]:
+    """The environment of a launch by another user than the plan's: HOME is that user's."""
+    spec = plan.spec
+    found = plan.env(env)
+    if spec.clean_env or "HOME" in spec.env or (env and any(name == "HOME" for name, _ in env_pairs("env", env))):
+        return found
+    home = plan.homes.get(user)
+    if home is None:
+        from . import process, roots
+
+        places = ("/",) if spec.rootfs == "host" else [roots.readable(root) for root in spec.rootfs]
+        if len(plan.homes) > 1000:
+            plan.homes.clear()
+        home = plan.homes[user] = b"HOME=" + os.fsencode(process.home(places, user[0], user[1]))
+    return [home if pair.startswith(b"HOME=") else pair for pair in found]
+
+
 def split(kw: dict[str, Any]) -> dict[str, Any]:
     """Take the keywords of a spec out of kw."""
     return {name: kw.pop(name) for name in list(kw) if name in FIELDS or name in LIMITS}
@@ -141,6 +190,7 @@ def more_limits(limits: Any, unknown: dict[str, Any]) -> Limits:
 
             raise UnknownField(name, ("stdin", "stdout", "stderr", "input", "capture_output", "text", "encoding",
                                       "errors", "timeout", "check", "env", "cwd", "pass_fds", "limits", "timings",
+                                      "output_limit", "outputs",
                                       *IMAGE_FIELDS, *FIELDS, *LIMITS), "run")
     base: dict[str, Any] = {} if limits is None else dict(limits) if isinstance(limits, dict) else {}
     if isinstance(limits, Limits):

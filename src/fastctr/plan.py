@@ -32,7 +32,7 @@ class Plan:
     be had, LaunchError for a group or namespace that cannot be had.
     """
 
-    __slots__ = ("__weakref__", "_compiled", "_env", "_exec", "_generation", "_lock", "image", "spec")
+    __slots__ = ("__weakref__", "_compiled", "_env", "_exec", "_generation", "_lock", "homes", "image", "spec")
 
     def __init__(self, spec: Spec | None = None, *, use: Use | None = None, **given: Any) -> None:
         if given and not IMAGE_FIELDS.isdisjoint(given):
@@ -52,6 +52,7 @@ class Plan:
         self._exec: _core.Plan | None = None
         self._env: list[bytes] | None = None
         self._generation = -1
+        self.homes: dict[tuple[str | None, int, int], bytes] = {}  # of launches by other users
         _all.add(self)
 
     def core(self) -> _core.Plan:
@@ -239,23 +240,27 @@ def user_namespace(uids: Any, gids: Any) -> int:
     key = (context.generation, tuple(map(tuple, uids)), tuple(map(tuple, gids)))
     fd = _userns.get(key)
     if fd is None:
-        helpers: list[str | None] = [None, None]
-        if os.geteuid() != 0:
-            own = (len(uids) == 1 and tuple(uids[0])[1:] == (os.geteuid(), 1),
-                   len(gids) == 1 and tuple(gids[0])[1:] == (os.getegid(), 1))
-            import shutil
-
-            for i, name in enumerate(("newuidmap", "newgidmap")):
-                if not own[i]:
-                    helpers[i] = shutil.which(name)
-                    if helpers[i] is None:
-                        from .errors import LaunchError
-
-                        raise LaunchError("idmap", 2, name, "ranges of /etc/subuid need newuidmap and newgidmap: "
-                                          "install the package uidmap")
-        fd = _core.userns_create(list(uids), list(gids), *helpers)
-        _userns[key] = fd
+        fd = _userns[key] = new_user_namespace(uids, gids)
     return fd
+
+
+def new_user_namespace(uids: Any, gids: Any) -> int:
+    """One that nobody else has; the descriptor is the caller's. Raises LaunchError."""
+    helpers: list[str | None] = [None, None]
+    if os.geteuid() != 0:
+        own = (len(uids) == 1 and tuple(uids[0])[1:] == (os.geteuid(), 1),
+               len(gids) == 1 and tuple(gids[0])[1:] == (os.getegid(), 1))
+        import shutil
+
+        for i, name in enumerate(("newuidmap", "newgidmap")):
+            if not own[i]:
+                helpers[i] = shutil.which(name)
+                if helpers[i] is None:
+                    from .errors import LaunchError
+
+                    raise LaunchError("idmap", 2, name, "ranges of /etc/subuid need newuidmap and newgidmap: "
+                                      "install the package uidmap")
+    return _core.userns_create(list(uids), list(gids), *helpers)
 
 
 def _prepare_scratch(native: dict[str, Any]) -> None:
@@ -285,9 +290,12 @@ def remove_scratch() -> None:
             shutil.rmtree(path, True)
 
 
-def compile_spec(spec: Spec) -> _core.Plan:
+def compile_spec(spec: Spec, userns: int | None = None, zygote: bool = False) -> _core.Plan:
+    """userns: the descriptor of the user namespace to use in place of the shared one of these maps; zygote: for
+    containers that a zygote forks itself into."""
     core = context.get()
     native = spec.to_native()
+    native["zygote"] = zygote
     _prepare_scratch(native)
     if native["upper"]:
         for path in (native["upper"], native["upper"] + ".work"):
@@ -297,9 +305,11 @@ def compile_spec(spec: Spec) -> _core.Plan:
         ns_fds = {name: _open_namespace(name, how[1], fds)
                   for name, how in native["ns"].items() if how[0] == "join"}
         if native["ns"]["user"][0] == "new":
-            ns_fds["user"] = user_namespace(native["uid_map"], native["gid_map"])
+            ns_fds["user"] = user_namespace(native["uid_map"], native["gid_map"]) if userns is None else userns
         idmap_fds = {tuple(m["idmap"]): user_namespace(m["idmap"], m["idmap"])
-                     for m in native["mounts"] if m["idmap"] is not None}
+                     for m in native["mounts"] if m["idmap"] is not None and (userns is None or m["idmap"] != native["uid_map"])}
+        if userns is not None and native["uid_map"] == native["gid_map"]:
+            idmap_fds[tuple(native["uid_map"])] = userns
         plan = _core.Plan(core, native, ns_fds, idmap_fds)
     finally:
         fds.close()

@@ -8,13 +8,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .outputs import OutputFile
+
 
 class Usage:
     """What a container used. Times in seconds, sizes in bytes; None where the kernel cannot tell.
 
     cpu_user, cpu_system, cpu_total, throttled, cpu_pressure, memory_pressure, io_pressure (seconds);
     nr_throttled, oom_kills, pids_current, pids_peak, io_reads, io_writes (counts);
-    memory_current, memory_peak, memory_limit, io_read_bytes, io_write_bytes (bytes).
+    memory_current, memory_peak, memory_limit, io_read_bytes, io_write_bytes (bytes; io as the
+    control group has it, or if that is more, what its processes had read and written by getrusage(2)).
     """
 
     __slots__ = _core.USAGE_FIELDS
@@ -61,12 +64,18 @@ class Timings:
 
 class Completed:
     """As subprocess.CompletedProcess: args, returncode (negative: a signal), stdout, stderr; and
-    killed_by (None, "timeout", "oom" or "signal"), usage, timings (when asked for), pid."""
+    killed_by (None, "timeout", "oom" or "signal"; as the kernel and our own clock say, never guessed from
+    a return code), usage, timings (when asked for), pid, truncated (which of "stdout" and "stderr" had
+    more than output_limit), warm (whether its start found a prepared container), and files (path:
+    OutputFile, of outputs=)."""
 
-    __slots__ = ("_raw_usage", "args", "killed_by", "pid", "returncode", "stderr", "stdout", "timings")
+    __slots__ = ("_files", "_raw_usage", "args", "killed_by", "pid", "returncode", "stderr", "stdout", "timings",
+                 "truncated", "warm")
 
     def __init__(self, args: Any, returncode: int, stdout: Any, stderr: Any, killed_by: str | None,
-                 usage: tuple[int | None, ...], timings: Timings | None, pid: int) -> None:
+                 usage: tuple[int | None, ...], timings: Timings | None, pid: int,
+                 truncated: tuple[str, ...] = (), files: dict[str, OutputFile] | None = None,
+                 warm: bool = False) -> None:
         self.args = args
         self.returncode = returncode
         self.stdout = stdout
@@ -75,10 +84,28 @@ class Completed:
         self._raw_usage = usage
         self.timings = timings
         self.pid = pid
+        self.truncated = truncated
+        self._files = files
+        self.warm = warm
 
     @property
     def usage(self) -> Usage:
         return Usage(self._raw_usage)
+
+    @property
+    def files(self) -> dict[str, OutputFile]:
+        """The files of outputs= that were there, by their paths; ours to close, or they go with this."""
+        if self._files is None:
+            self._files = {}
+        return self._files
+
+    def as_dict(self) -> dict[str, Any]:
+        """What json.dumps() takes: args, returncode, killed_by, usage, truncated, pid; no outputs."""
+        from os import fsdecode
+
+        return {"args": [fsdecode(arg) for arg in self.args], "returncode": self.returncode,
+                "killed_by": self.killed_by, "usage": self.usage.as_dict(), "truncated": list(self.truncated),
+                "pid": self.pid}
 
     def check_returncode(self) -> None:
         """Raise CalledProcessError unless returncode is 0."""
@@ -93,6 +120,8 @@ class Completed:
         parts = [f"args={self.args!r}", f"returncode={self.returncode!r}"]
         parts += [f"{name}={value!r}" for name in ("stdout", "stderr", "killed_by")
                   if (value := getattr(self, name)) is not None]
+        parts += [f"truncated={self.truncated!r}"] if self.truncated else []
+        parts += [f"files={list(self._files)!r}"] if self._files else []
         return f"Completed({', '.join(parts)})"
 
 

@@ -43,7 +43,8 @@ def test_only_the_core_module_knows_the_c_headers() -> None:
         elif path.suffix == ".py":
             text = path.read_text()
             assert "cimport" not in text
-            assert not re.search(r"^\s*(import|from) ctypes", text, re.M) or path.parent != PACKAGE, path
+            if path.name != "zygote_server.py":  # runs in the container, where there is no extension of ours
+                assert not re.search(r"^\s*(import|from) ctypes", text, re.M) or path.parent != PACKAGE, path
 
 
 def _imports(path: Path) -> set[str]:
@@ -83,12 +84,15 @@ AT_THE_TOP = ("urllib3", "isal", "zstandard", "rich", "tarfile", "subprocess", "
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_is_slow_to_import_is_not_at_the_top(path: Path) -> None:
+    if path.name == "zygote_server.py":  # another interpreter's, in a container
+        return
+    for_their_users = {"asyncio", "logging"} if path.name.startswith(("aio", "dask_")) else set()
     for node in ast.parse(path.read_text()).body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level:
             names = [node.module or ""]
         for name in names:
-            assert not any(name == slow or name.startswith(slow + ".") for slow in AT_THE_TOP), f"{path} imports {name}"
+            assert not any(name == slow or name.startswith(slow + ".") for slow in AT_THE_TOP if slow not in for_their_users), f"{path} imports {name}"
 
 
 def _modules(*parts: str) -> list[Path]:
