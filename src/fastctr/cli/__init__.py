@@ -12,6 +12,8 @@ HELP = """Usage: fastctr [--root DIR] COMMAND [OPTIONS]
 
 Containers:
   run       run a command in a new container:  fastctr run alpine echo hello
+  batch     run the jobs of a file, each in a container:  fastctr batch jobs.jsonl -o results.jsonl
+  map       run a command once for each argument:  fastctr map 'gzip -k {}' ::: a b c
   ps        list kept containers (those with a --name)
   start     run a kept container again
   rm        remove kept containers
@@ -42,6 +44,8 @@ folder). `fastctr COMMAND --help` says more. Exit code 125 is fastctr's own fail
 # name: (module, function)
 VERBS = {
     "run": ("run", "run"),
+    "batch": ("batch", "batch"),
+    "map": ("map", "map_"),
     "info": ("info", "info"),
     "gc": ("gc", "gc"),
     "pull": ("pull", "pull"),

@@ -220,7 +220,7 @@ def parse_run(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list
         if "_layers" in own:
             raise UsageError("--layer is for a ROOTFS directory, and images have layers of their own")
         own["_image"] = root
-    _fields(values, own)
+    fields(values, own)
     return values, own, command
 
 
@@ -237,7 +237,7 @@ def is_directory(text: str) -> bool:
     return text in ("host", ".", "..") or text.startswith(("/", "./", "../"))
 
 
-def _fields(values: dict[str, Any], own: dict[str, Any]) -> None:
+def fields(values: dict[str, Any], own: dict[str, Any]) -> None:
     """The options that are not a field as they stand."""
     env: list[str] = []
     for path in own.pop("_env_file", ()):

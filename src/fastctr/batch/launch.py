@@ -1,0 +1,22 @@
+"""One launch that another thread can kill."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..plan import Plan
+    from ..results import Completed
+    from .runner import Runner, Slot
+
+
+def run(plan: Plan, argv: Any, slot: Slot, runner: Runner, **kw: Any) -> Completed:
+    """Plan.run(), with what runs noted in a worker's slot meanwhile."""
+
+    def started(running: Any) -> None:
+        slot.running = running
+        if runner.killing:
+            runner.kill_one(running)
+
+    return plan.run(argv, _started=started, **kw)
