@@ -1,0 +1,88 @@
+"""A Dask cluster of worker processes on loopback for tests, and what it must not leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from multiprocessing import resource_tracker
+
+import dask
+import distributed
+import leaks_support
+
+import fastctr
+
+SETTINGS = {
+    "distributed.worker.daemon": True,
+    "distributed.worker.memory.terminate": False,
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.admin.log-format": "%(name)s %(message)s",
+}
+
+
+@contextlib.contextmanager
+def cluster(workers=2, threads=2, **environment):
+    """(LocalCluster, Client) with a runtime directory of their own: all that its workers made is looked for
+    there in the end, and must be gone."""
+    resource_tracker.ensure_running()  # it stays, once there is a process by spawn: not a leak of the test's
+    runtime = tempfile.mkdtemp(prefix="fastctr-dask-", dir="/run" if os.access("/run", os.W_OK) else None)
+    tag = leaks_support.runtime_tag(runtime)
+    environ = {"FASTCTR_RUNTIME_DIR": runtime, **environment}
+    try:
+        with (
+            dask.config.set({**SETTINGS, "distributed.nanny.environ": environ}),
+            distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=threads, processes=True, host="127.0.0.1",
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"}, silence_logs=50, memory_limit=0, local_directory=runtime,
+            ) as made,
+            distributed.Client(made) as client,
+        ):  # fmt: skip
+            yield made, client
+        sweep(runtime)
+        assert leaks_support.groups(tag) == set()
+        left = {pid for pid, what in leaks_support.processes(tag).items() if tag + "/" in groups_of(pid)}
+        assert left == set()
+        assert [n for n in os.listdir(runtime) if not n.startswith(("dask", "worker", "scheduler"))] == []
+    finally:
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def groups_of(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup") as file:
+        return file.read()
+    return ""
+
+
+def sweep(runtime):
+    """What the next start of anybody with that runtime directory does: here, after a worker was killed."""
+    fastctr.shutdown()
+    before, os.environ["FASTCTR_RUNTIME_DIR"] = os.environ["FASTCTR_RUNTIME_DIR"], runtime
+    try:
+        fastctr.gc()
+        fastctr.shutdown()
+    finally:
+        os.environ["FASTCTR_RUNTIME_DIR"] = before
+
+
+def running(argument):
+    """How many processes of this machine have that argument: jobs are given an unlikely one."""
+    found = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            found += argument.encode() in file.read().split(b"\0")
+    return found
+
+
+def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
