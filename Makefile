@@ -90,16 +90,20 @@ format:  ## what ruff can put right by itself
 	@sh install.sh lint
 	$(PY) -m ruff check --fix .
 
-bench:  ## the benchmarks and their table (as root, some minutes)
+bench:  ## the benchmarks, their page and plots in docs/ (as root, half an hour)
 	@sh install.sh bench
+	@mkdir -p build/bench
 	$(PY) -m pytest bench $(ARGS)
-	$(PY) -m bench.run
-	$(PY) -m bench.images
+	$(PY) -m bench.run --json build/bench/run.json
+	$(PY) -m bench.images --json build/bench/images.json
+	$(PY) -m bench.throughput --json build/bench/throughput.json
+	$(PY) -m bench.report build/bench/run.json docs/benchmarks.md build/bench/images.json build/bench/throughput.json
 
 bench-smoke:  ## the same with few starts: do they work?
 	@sh install.sh bench
 	$(PY) -m bench.run --smoke
 	$(PY) -m bench.images --smoke
+	$(PY) -m bench.throughput --smoke
 
 dist:  ## source distribution and wheel, in dist/
 	@sh install.sh build
@@ -108,5 +112,5 @@ dist:  ## source distribution and wheel, in dist/
 	$(PY) -m build
 
 clean:  ## remove what was built (.venv stays)
-	rm -rf build dist src/*.egg-info src/fastctr/_core.c src/fastctr/*.so src/fastctr/fctr-stub $(VENV)/.fastctr-built
+	rm -rf build dist src/*.egg-info src/fastctr/_core.c src/fastctr/*.so src/fastctr/fctr-stub src/fastctr/fctr-zygote $(VENV)/.fastctr-built
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -11,10 +11,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-STUB_SOURCES = ["stub.c", "child.c", "child_mounts.c", "child_layers.c"]
+STUB_SOURCES = ["stub.c", "keeper.c", "child.c", "child_mounts.c", "child_layers.c"]
 ZYGOTE_SOURCES = ["zygote_child.c", "child.c", "child_mounts.c", "child_layers.c"]
 CORE_SOURCES = sorted(
-    name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name not in ("stub.c", "zygote_child.c")
+    name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name not in ("stub.c", "keeper.c", "zygote_child.c")
 )
 CFLAGS = ["-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden"]
 STUB_FLAGS = [

@@ -11,6 +11,11 @@
  *     -x            become COMMAND instead of starting it again and again
  *   On standard input:  "go N PAUSE_MS"        answers N lines of microseconds, then "end"
  *                       "rate THREADS SECONDS" answers "COUNT SECONDS", then "end"
+ *                       "jobs THREADS N STEP"  N starts in all; a line of seconds since the first for
+ *                                              every STEP of them that are done, then "end"
+ *                       "first N"              COMMAND prints CLOCK_MONOTONIC in ns as tiny.c does; N lines
+ *                                              of microseconds from the vfork to that and to the reaped
+ *                                              exit, its output read from a pipe; then "end"
  *   "{}" in an argument becomes the number of the thread. A start that does not exit with 0 ends
  *   everything with a line "error ...".
  */
@@ -20,6 +25,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,7 +123,7 @@ static void overlay(char *lower)
 
 /* ---- one start ------------------------------------------------------------------------ */
 
-static double start_once(char **argv, int err_fd)
+static double start_once(char **argv, int out_fd, int err_fd)
 {
 	int status;
 	volatile int exec_errno = 0;
@@ -129,7 +135,7 @@ static double start_once(char **argv, int err_fd)
 	pid_t pid = vfork();
 	if (pid == 0) {
 		dup2(null_fd, 0);
-		dup2(null_fd, 1);
+		dup2(out_fd, 1);
 		dup2(err_fd, 2);
 		if (extra == SECCOMP_FD)
 			fcntl(extra, F_SETFD, 0);
@@ -189,6 +195,27 @@ static char **argv_for(int number)
 	return argv;
 }
 
+/* From the vfork to the first instruction and to the exit, the command's output read from a pipe. */
+static void first(char **argv, int err_fd)
+{
+	char text[64];
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC))
+		fail("pipe: %s", strerror(errno));
+	const double begin = now_us();
+	const double took = start_once(argv, ends[1], err_fd);
+
+	close(ends[1]);
+	ssize_t n = read(ends[0], text, sizeof(text) - 1);
+
+	close(ends[0]);
+	if (n <= 0)
+		fail("%s printed nothing", argv[0]);
+	text[n] = 0;
+	printf("%.1f %.1f\n", strtod(text, NULL) / 1e3 - begin, took);
+}
+
 struct racer { pthread_t thread; int number; double until; long count; };
 
 static void *race(void *arg)
@@ -198,31 +225,81 @@ static void *race(void *arg)
 	int err_fd = error_file();
 
 	while (now_us() < me->until) {
-		start_once(argv, err_fd);
+		start_once(argv, null_fd, err_fd);
 		me->count++;
 	}
 	close(err_fd);
 	return NULL;
 }
 
-static void rate(int threads, double seconds)
+/* The jobs still to be started, and when every step of them was done. */
+static struct { atomic_long taken, done; long number, step; double *stamps; } jobs;
+
+static void *work(void *arg)
+{
+	struct racer *me = arg;
+	char **argv = argv_for(me->number);
+	int err_fd = error_file();
+
+	while (atomic_fetch_add(&jobs.taken, 1) < jobs.number) {
+		start_once(argv, null_fd, err_fd);
+		const long done = atomic_fetch_add(&jobs.done, 1) + 1;
+
+		if (done % jobs.step == 0)
+			jobs.stamps[done / jobs.step - 1] = now_us();
+		me->count++;
+	}
+	close(err_fd);
+	return NULL;
+}
+
+/* THREADS threads do BODY; the number of starts, and when they began. */
+static long run_threads(int threads, double seconds, void *(*body)(void *), double *begin)
 {
 	static struct racer racers[MAX_THREADS];
-	double begin = now_us();
 	long total = 0;
 
 	if (threads < 1 || threads > MAX_THREADS)
 		fail("%d threads: expected 1 to %d", threads, MAX_THREADS);
+	*begin = now_us();
 	for (int i = 0; i < threads; i++) {
-		racers[i] = (struct racer){.number = i, .until = begin + seconds * 1e6};
-		if (pthread_create(&racers[i].thread, NULL, race, &racers[i]))
+		racers[i] = (struct racer){.number = i, .until = *begin + seconds * 1e6};
+		if (pthread_create(&racers[i].thread, NULL, body, &racers[i]))
 			fail("pthread_create");
 	}
 	for (int i = 0; i < threads; i++) {
 		pthread_join(racers[i].thread, NULL);
 		total += racers[i].count;
 	}
+	return total;
+}
+
+static void rate(int threads, double seconds)
+{
+	double begin;
+	const long total = run_threads(threads, seconds, race, &begin);
+
 	printf("%ld %.6f\nend\n", total, (now_us() - begin) / 1e6);
+}
+
+static void all_jobs(int threads, long number, long step)
+{
+	double begin;
+
+	if (step < 1 || number < step)
+		fail("%ld jobs in steps of %ld", number, step);
+	jobs.number = number;
+	jobs.step = step;
+	jobs.stamps = calloc((size_t)(number / step), sizeof(*jobs.stamps));
+	if (!jobs.stamps)
+		fail("out of memory");
+	atomic_store(&jobs.taken, 0);
+	atomic_store(&jobs.done, 0);
+	run_threads(threads, 0, work, &begin);
+	for (long i = 0; i < number / step; i++)
+		printf("%.6f\n", (jobs.stamps[i] - begin) / 1e6);
+	puts("end");
+	free(jobs.stamps);
 }
 
 int main(int argc, char **argv)
@@ -258,17 +335,24 @@ int main(int argc, char **argv)
 
 	while (fgets(line, sizeof(line), stdin)) {
 		int n, pause_ms = 0;
+		long number, step;
 		double seconds;
 
 		if (sscanf(line, "go %d %d", &n, &pause_ms) >= 1) {
 			for (int i = 0; i < n; i++) {
 				if (pause_ms)
 					usleep((useconds_t)pause_ms * 1000);
-				printf("%.1f\n", start_once(mine, err_fd));
+				printf("%.1f\n", start_once(mine, null_fd, err_fd));
 			}
 			puts("end");
 		} else if (sscanf(line, "rate %d %lf", &n, &seconds) == 2) {
 			rate(n, seconds);
+		} else if (sscanf(line, "jobs %d %ld %ld", &n, &number, &step) == 3) {
+			all_jobs(n, number, step);
+		} else if (sscanf(line, "first %d", &n) == 1) {
+			for (int i = 0; i < n; i++)
+				first(mine, err_fd);
+			puts("end");
 		} else {
 			fail("unknown request %s", line);
 		}

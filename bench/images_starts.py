@@ -109,7 +109,7 @@ def meminfo() -> dict[str, int]:
     return found
 
 
-def _settled(seconds: float) -> dict[str, int]:
+def settled(seconds: float) -> dict[str, int]:
     """Memory after a while; the median of some looks, for others use it too."""
     time.sleep(seconds)
     looks = []
@@ -154,14 +154,14 @@ def alive(ground: Ground, image: Material, count: int) -> dict[str, Any]:
     settle = 0.3 + count / 1000
     try:
         side.go(10)     # the plan, its template, the pool
-        before = _settled(settle)
+        before = settled(settle)
         side.ask(f"plain {count}")
-        plain = _settled(settle)
+        plain = settled(settle)
         side.ask("unplain")
         side.go(3)
-        empty = _settled(settle)
+        empty = settled(settle)
         side.ask(f"fill {count}")
-        full = _settled(settle)
+        full = settled(settle)
         pids = [int(pid) for pid in side.ask("pids")]
         resident, share = _resident(pids[:50])
         unwritten = max(_written(pid) for pid in pids)

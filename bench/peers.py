@@ -69,6 +69,10 @@ class Side:
         """Any other request whose answer is one figure a line."""
         return [float(line) for line in self._ask(request)]
 
+    def rows(self, request: str) -> list[list[float]]:
+        """Any other request whose answer is some figures a line."""
+        return [[float(word) for word in line.split()] for line in self._ask(request)]
+
     def close(self) -> None:
         """End the worker."""
         if self._process is None:
@@ -181,9 +185,9 @@ class Stage:
         """subprocess.run on the host."""
         return self.python("subprocess.run", "subprocess", [os.path.join(self.rootfs, "bin/true")])
 
-    def runtime(self, name: str, mounts: int = 0) -> Side | None:
+    def runtime(self, name: str, mounts: int = 0, threads: int = THREADS) -> Side | None:
         """crun or runc: `run` of a bundle whose root is an overlay mounted beforehand; None where it is
-        not installed. MOUNTS: so many more mounts on its host."""
+        not installed. MOUNTS: so many more mounts on its host; THREADS: bundles, one a thread."""
         program = shutil.which(name)
         if not program:
             return None
@@ -191,7 +195,7 @@ class Stage:
         merged = f"{folder}/overlay/merged"
         os.mkdir(f"{folder}/overlay")
         label = os.path.basename(folder)
-        bundle.make_bundles(f"{folder}/b", THREADS, merged, ["/bin/true"], f"{self.cgroup}/{label}",
+        bundle.make_bundles(f"{folder}/b", threads, merged, ["/bin/true"], f"{self.cgroup}/{label}",
                             self.seccomp)
         extra = ["-m", f"{mounts}:{self._folder('mounts')}"] if mounts else []
         return self._side(f"{name} run, {mounts:,} more mounts" if mounts else f"{name} run", [

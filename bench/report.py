@@ -1,4 +1,5 @@
-"""Results as text: `python -m bench.report RESULTS.json [docs/benchmarks.md [IMAGES.json]]` writes the page."""
+"""Results as text: `python -m bench.report RESULTS.json [docs/benchmarks.md [IMAGES.json [THROUGHPUT.json]]]` writes
+the page, and the plots beside it."""
 from __future__ import annotations
 
 import json
@@ -19,7 +20,7 @@ CAVEATS = (
     "bwrap has no control groups: it sets no cpu, memory or pids limit, which favours it too.",
     ("crun refuses to start where cgroup v1 and v2 are both mounted. Where that is so, it (and runc, to be "
      "alike) runs in a mount namespace without the v2 mount; the namespace is made once, outside the measurement."),
-    ("fastctr prepares before a start and cleans up after it in the background: up to 32 containers of a plan in "
+    ("fastctr prepares before a start and cleans up after it in the background: up to 16 containers of a plan in "
      "use, each with its process asleep. A turn of up to 60 starts finds those, so its median is that of a "
      "prepared start, while p95 and p99 show the others. After each turn fastctr's worker waits till its background "
      "has nothing to do, uncounted, as what the peers leave to the kernel is. In the containers per second of 8 "
@@ -127,8 +128,10 @@ def opening(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def markdown(results: dict[str, Any], images: dict[str, Any] | None = None) -> str:
-    """The whole page; IMAGES are the results of bench.images."""
+def markdown(results: dict[str, Any], images: dict[str, Any] | None = None,
+             throughput: dict[str, Any] | None = None, plots: bool = False) -> str:
+    """The whole page; IMAGES are the results of bench.images, THROUGHPUT those of bench.throughput; PLOTS: of
+    these are beside the page."""
     parts = [opening(results), "## The bars", bars(results)]
     if results["notes"]:
         parts.append("\n".join(f"- {note}" for note in results["notes"]))
@@ -142,24 +145,34 @@ def markdown(results: dict[str, Any], images: dict[str, Any] | None = None) -> s
         from . import images_report
 
         parts.append(images_report.markdown(images))
-    parts.append("`make bench` measures this again; `python -m bench.run --json FILE` and `python -m bench.images "
-                 "--json FILE` keep the figures, and `python -m bench.report FILE docs/benchmarks.md IMAGES_FILE` "
-                 "writes this page from them.")
+    if throughput is not None:
+        from . import throughput_report
+
+        parts.append(throughput_report.markdown(throughput, plots))
+    parts.append("`make bench` measures this again and writes this page; `python -m bench.run --json FILE`, "
+                 "`python -m bench.images --json FILE` and `python -m bench.throughput --json FILE` keep the figures, "
+                 "and `python -m bench.report FILE docs/benchmarks.md IMAGES_FILE THROUGHPUT_FILE` writes the page "
+                 "from them.")
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> int:
-    if len(sys.argv) not in (2, 3, 4):
+    if len(sys.argv) not in (2, 3, 4, 5):
         print(__doc__, file=sys.stderr)
         return 2
     found = []
     for name in (sys.argv[1], *sys.argv[3:]):
         with open(name, encoding="utf-8") as file:
             found.append(json.load(file))
-    page = markdown(*found)
+    run, images, throughput = (*found, None, None)[:3]
+    page = markdown(run, images, throughput, len(sys.argv) > 2)
     if len(sys.argv) == 2:
         sys.stdout.write(page)
         return 0
+    if throughput is not None:
+        from . import plot
+
+        plot.write(throughput, os.path.dirname(sys.argv[2]) or ".")
     with open(sys.argv[2], "w", encoding="utf-8") as file:
         file.write(page)
     return 0

@@ -24,6 +24,8 @@ static inline long raw_open(int dirfd, const char *path, int flags)
 	return sys4(SYS_openat, dirfd, path, flags, 0);
 }
 
+__attribute__((noreturn)) void fctr_keeper_main(int sock);	/* keeper.c */
+
 /* Each returns 0 or -errno. */
 long child_mount_step(struct fctr_run *run, const struct fctr_step *s);
 long child_overlay_step(struct fctr_run *run, const struct fctr_step *s);

@@ -384,7 +384,10 @@ static long mask_step(struct fctr_run *run, const struct fctr_step *s)
 	r = file_type((int)fd, &mode, NULL);
 	if (r == 0) {
 		/* read-only in the superblock too, so that a clear of the mount's flag opens nothing */
-		if (S_ISDIR(mode) && s->s2)
+		if (s->slot >= 0 && (S_ISDIR(mode) || s->slot2 >= 0))
+			tree = sys3(SYS_open_tree, run->slot[S_ISDIR(mode) ? s->slot : s->slot2], "",
+				    OPEN_TREE_CLONE | TREE_CLOEXEC | AT_EMPTY_PATH);
+		else if (S_ISDIR(mode) && s->s2)
 			tree = sys3(SYS_open_tree, AT_FDCWD, STR(run, s->s2), OPEN_TREE_CLONE | TREE_CLOEXEC);
 		else
 			tree = S_ISDIR(mode) ? new_mount("tmpfs", "ro\0\0nr_inodes\0" "2\0\0",
@@ -482,6 +485,19 @@ static long pty_step(struct fctr_run *run, const struct fctr_step *s)
 	return r;
 }
 
+/* The last job's /proc is not taken off here: that waits for the kernel's readers, and many can go at once. */
+static long slot_proc_step(struct fctr_run *run, const struct fctr_step *s)
+{
+	char name[2] = { (char)('0' + run->slot[FCTR_SLOT_AT]), '\0' };
+	long r = 0;
+
+	if (run->slot[FCTR_SLOT_OLD] >= 0)
+		r = sys5(SYS_move_mount, run->slot[FCTR_SLOT_OLD], "", run->slot[FCTR_SLOT_GRAVE], name, MOVE_MOUNT_F_EMPTY_PATH);
+	if (r == 0)
+		r = sys5(SYS_move_mount, run->slot[FCTR_SLOT_PROC], "", AT_FDCWD, STR(run, s->s1), MOVE_MOUNT_F_EMPTY_PATH);
+	return r;
+}
+
 /* What a job has left. It chose what is there, so nothing is opened before it is known to be a regular
  * file, and what is opened then is that very file: a pipe, a disk's node or a link is refused. */
 static long take_step(struct fctr_run *run, const struct fctr_step *s)
@@ -523,6 +539,7 @@ long child_mount_step(struct fctr_run *run, const struct fctr_step *s)
 	case FCTR_OP_MKDIR: return sys3(SYS_mkdirat, AT_FDCWD, STR(run, s->s1), s->a);
 	case FCTR_OP_PIVOT: return pivot_step();
 	case FCTR_OP_FSMOUNT: return fsmount_step(run, s);
+	case FCTR_OP_SLOT_PROC: return slot_proc_step(run, s);
 	case FCTR_OP_OVERLAY: return child_overlay_step(run, s);
 	case FCTR_OP_EROFS: return child_erofs_step(run, s);
 	case FCTR_OP_ROOT: return root_step(run, s);

@@ -255,6 +255,8 @@ int fctr_kill_all(struct fctr_container *c, struct fctr_error *err)
 
 	if (!c->ended)
 		r = fctr_signal(c, SIGKILL, err);
+	if (c->kept && !c->inst && !c->ended)	/* a resident's command: those it started, too */
+		kill(-c->pid, SIGKILL);
 	/* the end of a pid namespace's init is the end of all in it, and of what joined it */
 	if (cg) {
 		lock_group(c);
@@ -376,6 +378,7 @@ void fctr_release(struct fctr_container *c)
 	struct fctr_exit gone;
 	struct fctr_error err;
 
+	fctr_lanes_end(c);
 	pthread_mutex_lock(&plan->ctx->lock);
 	c->releasing = true;
 	pthread_mutex_unlock(&plan->ctx->lock);
@@ -394,6 +397,8 @@ void fctr_release(struct fctr_container *c)
 	fctr_close_fd(&c->status_fd);
 	if (c->inst && plan->upper)	/* the next start may want the same upperdir at once */
 		fctr_instance_teardown(c->inst, true);
+	else if (c->inst && plan->tenant && fctr_slot_give(c->inst))
+		;
 	else if (c->inst) {
 		bool want = wants_refill(c);
 
@@ -412,8 +417,10 @@ void fctr_release(struct fctr_container *c)
 
 void fctr_container_unref(struct fctr_container *c)
 {
-	if (atomic_fetch_sub(&c->refs, 1) == 1)
+	if (atomic_fetch_sub(&c->refs, 1) == 1) {
+		free(c->lanes);
 		free(c);
+	}
 }
 
 /* ---- input and output ------------------------------------------------------------------- */

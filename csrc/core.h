@@ -52,6 +52,15 @@ struct fctr_plan {
 	int64_t park_after;		/* ns, CLOCK_MONOTONIC: not before that */
 	uint32_t park_at;		/* the start's steps before the process is put to sleep */
 	bool has_devpts, disk_scratch, closed;
+	bool tenant;			/* its containers are used again, once verified: slot.c */
+	bool slot_pids;			/* … and pid namespaces with their /proc are made ahead for their jobs */
+	uint32_t slot_places;		/* tenant: what may be written, a list of paths in the blob */
+	uint32_t slot_sysctls;		/* path and value in turn */
+	struct fctr_steps slot_proc;	/* what masks a job's /proc */
+	bool keeps;			/* a keeper may start its jobs: keep.c */
+	struct fctr_steps keep, keep_job;	/* what makes a keeper; what is left for each of its jobs */
+	uint32_t keep_own;		/* so many of the latter are for the keeper itself */
+	int slots_out, slots_dirty;
 	bool zygote, pivoted;		/* a zygote's; its instances have nothing of the host's in their mounts */
 	uint64_t clone_flags;		/* namespaces made by clone itself */
 	int ns_fd[FCTR_NS_COUNT];	/* joined ones, and the user namespace made */
@@ -89,6 +98,12 @@ struct fctr_instance {
 	int net_fd;			/* one made for this instance alone (user namespace), or -1 */
 	struct fctr_cgroup *cg;
 	struct fctr_park *park;		/* its process, asleep; NULL none */
+	struct fctr_tenant *slot;		/* tenant: what it looked like before its first job */
+	int upper;			/* tenant: where the root's changes go, or -1 */
+	bool slot_out;			/* tenant: in use */
+	struct fctr_keeper *keeper;	/* tenant: who starts its jobs; NULL none */
+	int cgroupns;			/* tenant: its jobs' cgroup namespace, or -1 */
+	int slot_empty, slot_proc, slot_old, slot_grave, slot_at;	/* tenant: see fctr_slot in plan.h; or -1 */
 	int zombie;			/* pidfd of its ended process, still to be reaped; -1 none */
 	unsigned tmpl_gen;
 	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
@@ -107,6 +122,8 @@ struct fctr_container {
 	struct fctr_instance *inst;	/* NULL for an exec */
 	struct fctr_container *host;	/* exec: whose groups and namespaces; keeps its struct alive */
 	atomic_int refs;
+	struct fctr_lanes *lanes;	/* keepers for commands in it; NULL: they go through the stub */
+	bool kept;			/* started by one */
 	pid_t pid;
 	int pidfd, status_fd, master;
 	bool ended, frozen, releasing;
@@ -220,6 +237,29 @@ bool fctr_ctx_start_thread(struct fctr_ctx *ctx);	/* with the lock held */
 /* owners.c */
 int fctr_owner_tag(const char *runtime_dir, char *out, size_t size);
 int fctr_owner_lock(int dir, const char *name);	/* make our file and lock it: a descriptor, or -1 errno */
+
+/* slot.c */
+int fctr_slot_places(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr_error *err);
+int fctr_slot_open(struct fctr_instance *inst, struct fctr_error *err);	/* once it is made */
+bool fctr_slot_give(struct fctr_instance *inst);	/* after a job: true if it is clean, and its plan's again */
+void fctr_slot_close(struct fctr_instance *inst);
+void fctr_slot_forked(struct fctr_instance *inst);
+
+/* keep.c */
+struct fctr_keeper;
+void fctr_compile_keeper(struct fctr_plan *p, const struct fctr_spec *spec);
+int fctr_keeper_start(struct fctr_plan *p, int *slot, uint32_t n_tasks, int into, char *stack,
+		      struct fctr_keeper **out, struct fctr_error *err);
+void fctr_keeper_end(struct fctr_keeper *k);
+void fctr_keeper_forked(struct fctr_keeper *k);
+bool fctr_keeper_lives(const struct fctr_keeper *k);
+struct fctr_lanes;
+struct fctr_keeper *fctr_lane_take(struct fctr_container *c, struct fctr_plan *p, char *stack, struct fctr_error *err);
+void fctr_lane_put(struct fctr_container *c, struct fctr_keeper *k, bool fit);
+void fctr_lanes_end(struct fctr_container *c);	/* the last reference to the container frees them */
+int fctr_keeper_launch(struct fctr_keeper *k, const struct fctr_instance *inst, const int *slot, int into,
+		       const struct fctr_params *params, struct fctr_result *result, struct fctr_container *c,
+		       struct fctr_error *err);
 
 /* watch.c */
 void fctr_ctx_wake(struct fctr_ctx *ctx);		/* with the lock held */

@@ -63,7 +63,7 @@ static void refill_one(struct fctr_ctx *ctx, struct fctr_plan *p)
 	bool want;
 
 	pthread_mutex_lock(&p->lock);
-	want = p->n_warm < p->target;
+	want = p->n_warm + p->slots_out < p->target;
 	/* one without its process is soon made, and better than none: those first, while they are few */
 	if (!want || p->n_warm > 1)
 		inst = fctr_instance_unparked(p);
@@ -427,6 +427,7 @@ static void close_instances(struct fctr_instance *list)
 		fctr_close_fd(&i->uts);
 		fctr_close_fd(&i->pidns);
 		fctr_park_forked(i);
+		fctr_slot_forked(i);
 		fctr_close_fd(&i->net_fd);
 		fctr_close_fd(&i->upper_lock);
 		if (i->net)

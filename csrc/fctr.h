@@ -181,6 +181,7 @@ struct fctr_spec {
 	const char *cwd;			/* NULL "/" */
 	bool cwd_create;
 	bool init;				/* our PID 1 above the job */
+	bool tenant;				/* a container serves one job after another, verified: slot.c */
 	bool zygote;				/* it is entered by a fork of a running process: zygote.c */
 
 	bool cgroup;				/* put it in a group of its own at all */
@@ -234,6 +235,8 @@ int fctr_plan_compile(struct fctr_ctx *ctx, const struct fctr_spec *spec, struct
 		      struct fctr_error *err);
 void fctr_plan_close(struct fctr_plan *plan);	/* running containers keep what they need of it */
 int fctr_plan_warm(struct fctr_plan *plan, int n, struct fctr_error *err);	/* prepare n now */
+/* tenant: how many are clean and unused, in use, and torn down since they could not be told to be clean. */
+void fctr_plan_slots(struct fctr_plan *plan, int *ready, int *running, int *destroyed);
 /* Keep this many more prepared, whether the plan is used or not; negative: no longer. The background
  * makes them. */
 void fctr_plan_hold(struct fctr_plan *plan, int more);
@@ -278,6 +281,8 @@ int fctr_launch(struct fctr_plan *plan, const struct fctr_launch *launch, struct
 int fctr_exec(struct fctr_container *target, struct fctr_plan *plan, const struct fctr_launch *launch,
 	      struct fctr_container **out, struct fctr_error *err);
 
+/* Commands in it are started by processes that have joined it once. */
+int fctr_container_lanes(struct fctr_container *c, struct fctr_error *err);
 pid_t fctr_container_pid(const struct fctr_container *c);
 int fctr_container_pidfd(const struct fctr_container *c);	/* borrowed */
 bool fctr_container_warm(const struct fctr_container *c);	/* it found something prepared */

@@ -177,6 +177,8 @@ static int make_mounts(struct fctr_plan *p, struct fctr_instance *inst, int tmpl
 		if (slot[FCTR_SLOT_IPC] != p->ns_fd[FCTR_NS_IPC])
 			inst->ipc = slot[FCTR_SLOT_IPC];
 		slot[FCTR_SLOT_IPC] = -1;
+		inst->upper = slot[FCTR_SLOT_UPPER];
+		slot[FCTR_SLOT_UPPER] = -1;
 		inst->pidns = slot[FCTR_SLOT_PIDNS];
 		slot[FCTR_SLOT_PIDNS] = -1;
 		inst->uts = slot[FCTR_SLOT_UTS];
@@ -254,6 +256,8 @@ struct fctr_instance *fctr_instance_make(struct fctr_plan *p, struct fctr_error 
 		return NULL;
 	}
 	inst->plan = p;
+	inst->upper = inst->slot_empty = inst->slot_proc = inst->slot_old = inst->slot_grave =
+		inst->cgroupns = -1;
 	inst->mnt = inst->ipc = inst->uts = inst->pidns = inst->upper_lock = inst->net_fd = inst->zombie = -1;
 	pthread_mutex_init(&inst->cg_lock, NULL);
 	fctr_plan_ref(p);
@@ -292,6 +296,8 @@ struct fctr_instance *fctr_instance_make(struct fctr_plan *p, struct fctr_error 
 		inst->user.uid = p->uid;
 		inst->user.gid = p->gid;
 	}
+	if (p->tenant && fctr_slot_open(inst, err) < 0)
+		goto fail;
 	pthread_mutex_lock(&p->ctx->lock);
 	p->ctx->counters.prepared++;
 	pthread_mutex_unlock(&p->ctx->lock);
@@ -330,12 +336,12 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 			fctr_plan_want(p, p->held);
 		if (p->warm && check_template(p, &stale))
 			inst = take_warm(p);
-		if (!inst && again && p->target < p->ctx->config.warm_max &&
+		if (!inst && again && !p->tenant && p->target < p->ctx->config.warm_max &&
 			   __atomic_load_n(&p->ctx->targets, __ATOMIC_RELAXED) < p->ctx->targets_max) {
 			p->target++;
 			__atomic_add_fetch(&p->ctx->targets, 1, __ATOMIC_RELAXED);
 		}
-		want = p->n_warm + p->preparing < p->target;
+		want = !p->tenant && p->n_warm + p->preparing < p->target;
 	}
 	pthread_mutex_unlock(&p->lock);
 	teardown_list(stale);
@@ -344,6 +350,9 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 	else
 		hit = true;
 	if (inst) {
+		inst->slot_out = p->tenant;
+		if (p->tenant)
+			__atomic_add_fetch(&p->slots_out, 1, __ATOMIC_RELAXED);
 		inst->next = NULL;
 		inst->want_refill = want;
 		inst->was_warm = hit;
@@ -426,6 +435,7 @@ void fctr_instance_teardown(struct fctr_instance *inst, bool reuse)
 
 	reap(inst);
 	fctr_park_end(inst);
+	fctr_slot_close(inst);
 	fctr_close_fd(&inst->mnt);
 	fctr_close_fd(&inst->ipc);
 	fctr_close_fd(&inst->uts);

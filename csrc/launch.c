@@ -180,6 +180,13 @@ void fctr_start_slots(const struct fctr_plan *p, const struct fctr_instance *ins
 		return;
 	if (inst->mnt >= 0)
 		slot[FCTR_SLOT_MNT] = inst->mnt;
+	if (inst->cgroupns >= 0)
+		slot[FCTR_SLOT_CGROUPNS] = inst->cgroupns;
+	slot[FCTR_SLOT_EMPTY] = inst->slot_empty;
+	slot[FCTR_SLOT_PROC] = inst->slot_proc;
+	slot[FCTR_SLOT_OLD] = inst->slot_old;
+	slot[FCTR_SLOT_GRAVE] = inst->slot_grave;
+	slot[FCTR_SLOT_AT] = inst->slot_at;
 	if (inst->ipc >= 0)
 		slot[FCTR_SLOT_IPC] = inst->ipc;
 	if (inst->uts >= 0)
@@ -306,6 +313,24 @@ static int wake_parked(struct start *s, struct fctr_error *err)
 	return 0;
 }
 
+static int keeper_start(struct start *s, struct fctr_keeper *k, int into, struct fctr_error *err)
+{
+	struct fctr_result result = { .stage = 0 };
+	int r = fctr_keeper_launch(k, s->inst, s->slot, into, &s->params, &result, s->c, err);
+
+	s->c->kept = true;
+	if (s->target)
+		fctr_lane_put(s->target, k, r == 0);
+	if (r < 0)
+		return -1;
+	if (result.stage) {
+		result.index = -1;	/* of another list than the start's */
+		return reap_failed(s, &result, err);
+	}
+	remember_command(s->plan, s->candidates[result.candidate]);
+	return 0;
+}
+
 /* With an init or through the stub there is a second exec: success is a report, or its end. */
 static int read_report(struct start *s, struct fctr_error *err)
 {
@@ -374,6 +399,14 @@ static int begin(struct start *s, struct fctr_error *err)
 	}
 	if (map_fds(s, err) < 0)
 		return -1;
+	if (s->inst && s->inst->keeper)
+		return keeper_start(s, s->inst->keeper, into, err);
+	if (s->target && s->target->lanes && !l->tty) {
+		struct fctr_keeper *k = fctr_lane_take(s->target, p, s->stack, err);
+
+		if (k)
+			return keeper_start(s, k, into, err);
+	}
 	if ((p->init || p->mode == FCTR_MODE_STUB) && open_report(s, err) < 0)
 		return -1;
 	if (p->init && init_argv(s, err) < 0)
@@ -498,14 +531,14 @@ out:
 	}
 	if (r == 0) {
 		c->inst = s->inst;
-		c->reap_later = c->inst && plan->pid_private && !launch->keep;
+		c->reap_later = c->inst && plan->pid_private && !plan->tenant && !launch->keep;
 		c->host = target;
 		if (target)
 			atomic_fetch_add(&target->refs, 1);
 		pthread_mutex_lock(&plan->ctx->lock);
 		plan->ctx->counters.started++;
 		pthread_mutex_unlock(&plan->ctx->lock);
-		if (plan->ns_fd[FCTR_NS_PID] >= 0)
+		if (plan->ns_fd[FCTR_NS_PID] >= 0 && !c->kept)	/* else the thread that started it waits */
 			fctr_ctx_watch(plan->ctx, c);
 		*out = c;
 	} else {
@@ -584,5 +617,7 @@ int fctr_exec(struct fctr_container *target, struct fctr_plan *plan, const struc
 		return fctr_fail(err, FCTR_ST_JOIN, EBUSY, "the container is paused");
 	if (plan->mode != FCTR_MODE_STUB)
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "not a plan for exec");
+	if (launch->user || launch->ids_given || launch->n_files)
+		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "user= and files= are the container's: an exec has none of its own");
 	return launch_any(plan, target, launch, out, err);
 }

@@ -335,8 +335,9 @@ void fctr_park_forked(struct fctr_instance *inst)
 #endif
 
 /* Run a filter for one system call; false when it looks at arguments, or at all doubts. */
-static bool lets(const struct sock_filter *f, size_t n, uint32_t nr)
+bool fctr_filter_lets(const void *filter, size_t n, uint32_t nr)
 {
+	const struct sock_filter *f = filter;
 	uint32_t a = 0;
 
 	for (size_t i = 0; i < n; i++) {
@@ -375,7 +376,7 @@ bool fctr_filter_lets_start(const void *filter, size_t n)
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(calls); i++)
-		if (!lets(filter, n, calls[i]))
+		if (!fctr_filter_lets(filter, n, calls[i]))
 			return false;
 	return true;
 }

@@ -6,6 +6,7 @@
 
 /* Whether a start may go through its last steps under this filter, whatever their arguments. */
 bool fctr_filter_lets_start(const void *filter, size_t n);
+bool fctr_filter_lets(const void *filter, size_t n, uint32_t nr);	/* … and this call */
 
 /* In the background thread: give an instance its process, asleep. Best effort: without one the
  * start clones as ever. False: it failed half-way, and the instance is of no use any more. */

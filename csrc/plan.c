@@ -144,6 +144,7 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 	p->has_userns = ns[FCTR_NS_USER].mode != FCTR_NS_HOST;
 	p->pid_private = ns[FCTR_NS_PID].mode == FCTR_NS_NEW;
 	p->init = spec->init;
+	p->tenant = spec->tenant;
 	p->zygote = spec->zygote;
 	if (ns[FCTR_NS_USER].mode == FCTR_NS_NEW && p->ns_fd[FCTR_NS_USER] < 0)
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a new user namespace is made by fctr_userns_create and joined");
@@ -163,8 +164,9 @@ static int decide(struct fctr_plan *p, const struct fctr_spec *spec, struct fctr
 	if (p->zygote && (p->mode != FCTR_MODE_TWO_STEP || !p->own_mnt || p->init || ns[FCTR_NS_TIME].mode != FCTR_NS_HOST))
 		return fctr_fail(err, FCTR_ST_SPEC, EINVAL, "a zygote's jobs need user, mount and pid namespaces of their own");
 	p->pivoted = p->zygote && fctr_kernel_has(6, 18);
-	p->pid_prepared = p->mode == FCTR_MODE_DIRECT && p->own_mnt && p->ctx->can_prepare_pid;
-	if (p->mode == FCTR_MODE_DIRECT && !p->pid_prepared)
+	p->pid_prepared = p->mode == FCTR_MODE_DIRECT && p->own_mnt && !p->tenant && p->ctx->can_prepare_pid;
+	p->slot_pids = p->tenant && p->ctx->can_prepare_pid;
+	if (p->mode == FCTR_MODE_DIRECT && !p->pid_prepared && !p->slot_pids)
 		p->clone_flags = CLONE_NEWPID;
 	/* a job with the power to change its network namespace takes it to the grave */
 	p->net_pool = ns[FCTR_NS_NET].mode == FCTR_NS_NEW && !p->has_userns && p->own_mnt;
@@ -273,6 +275,9 @@ static void plan_free(struct fctr_plan *p)
 	free(p->tmpl.v);
 	free(p->inst.v);
 	free(p->start.v);
+	free(p->slot_proc.v);
+	free(p->keep.v);
+	free(p->keep_job.v);
 	free(p->blob);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
@@ -423,6 +428,8 @@ int fctr_plan_compile(struct fctr_ctx *ctx, const struct fctr_spec *spec, struct
 		goto fail;
 	if (p->net_pool && !may_reuse_net(spec))
 		p->net_pool = false;
+	if (p->tenant && fctr_slot_places(p, spec, err) < 0)
+		goto fail;
 	if (p->own_mnt && fctr_compile_root(p, spec, err) < 0)
 		goto fail;
 	if (fctr_compile_process(p, spec, err) < 0)

@@ -20,6 +20,7 @@ enum fctr_op {
 	FCTR_OP_LO_UP,
 	FCTR_OP_ROOT_IDS,	/* be a: uid, b: gid of the user namespace just entered, to own what is made */
 	FCTR_OP_NEW_PIDNS,	/* slot <- a pid namespace nobody is in yet */
+	FCTR_OP_SLOT_PROC,	/* the last job's /proc away, this one's to s1 */
 	FCTR_OP_NET_HASH,	/* what the network namespace shows, into a result */
 	FCTR_OP_TIMENS,		/* s1: offsets */
 	FCTR_OP_NO_DUMP,	/* stub only: not to be traced from here on */
@@ -96,6 +97,10 @@ enum fctr_slot {
 	FCTR_SLOT_CGROUPNS, FCTR_SLOT_USER, FCTR_SLOT_TIME,
 	FCTR_SLOT_NSDIR, FCTR_SLOT_PIDNS, FCTR_SLOT_PASSWD, FCTR_SLOT_GROUP, FCTR_SLOT_MASTER, FCTR_SLOT_SLAVE,
 	FCTR_SLOT_GO,		/* stub: the job it forks waits for a byte of this */
+	FCTR_SLOT_UPPER,	/* slot.c: where the root's changes go */
+	FCTR_SLOT_EMPTY, FCTR_SLOT_NULL,	/* slot.c: an empty directory, and /dev/null, to mask others with */
+	FCTR_SLOT_PROC, FCTR_SLOT_OLD,	/* slot.c: the job's /proc, not attached yet; the last job's, or -1 */
+	FCTR_SLOT_GRAVE, FCTR_SLOT_AT,	/* slot.c: a directory to move that to; its name there, a digit */
 	FCTR_SLOT_TASKS, FCTR_SLOT_TASKS_END = FCTR_SLOT_TASKS + 12,
 	FCTR_SLOT_TREE = FCTR_SLOT_TASKS_END,	/* template: one a tree; then one an idmap */
 };

@@ -153,6 +153,8 @@ void fctr_build_overlay(struct fctr_build *b)
 		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
 		fctr_build_path(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "u")->a = 0755;
 		fctr_build_path(b, FCTR_OP_MKDIR, FCTR_ST_OVERLAY, "w")->a = 0755;
+		if (p->tenant)
+			fctr_build_path(b, FCTR_OP_KEEP, FCTR_ST_OVERLAY, "u")->slot = FCTR_SLOT_UPPER;
 	} else {
 		fctr_build_path(b, FCTR_OP_CHDIR, FCTR_ST_OVERLAY, "/s");
 		fctr_step_add(&p->inst, FCTR_OP_CWD, FCTR_ST_OVERLAY);	/* into this instance's own */

@@ -124,7 +124,7 @@ void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec,
 		s->a = (int64_t)m->attr_set;
 		s->flags = FCTR_STEP_NOCREATE | (p->pid_prepared ? FCTR_STEP_PIDNS : 0);
 	}
-	for (size_t i = 0; i < spec->n_sysctl; i++) {
+	for (size_t i = 0; i < spec->n_sysctl && !p->tenant; i++) {
 		char path[300];
 		struct fctr_step *s = fctr_step_add(list, FCTR_OP_SYSCTL, FCTR_ST_SYSCTL);
 
@@ -144,6 +144,7 @@ void fctr_compile_proc_mounts(struct fctr_plan *p, const struct fctr_spec *spec,
 
 			s->s1 = fctr_blob_str(p, spec->masked[i]);
 			s->s2 = fctr_blob_str(p, empty_dir);
+			s->slot = p->tenant ? FCTR_SLOT_EMPTY : FCTR_SLOT_NONE;
 		}
 }
 
@@ -276,12 +277,12 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 
 	(void)err;
 	/* a descriptor opened in a shared table would stay with us if the child were killed just then */
-	p->share_files = p->pid_prepared && spec->oom_score_adj == INT_MIN && !spec->n_sysctl &&
+	p->share_files = (p->slot_pids || (p->pid_prepared && !spec->n_sysctl)) && spec->oom_score_adj == INT_MIN &&
 			 spec->ns[FCTR_NS_TIME].mode == FCTR_NS_HOST;
 	for (size_t i = 0; i < spec->n_mounts; i++)
 		if (spec->mounts[i].kind == FCTR_MNT_CGROUP)
 			p->share_files = false;
-	p->parks = p->share_files && p->pooled && !spec->apparmor && !spec->selinux;
+	p->parks = p->share_files && p->pooled && !p->tenant && !spec->apparmor && !spec->selinux;
 	/* the host's /proc is still there: these are about the calling process itself */
 	if (spec->oom_score_adj != INT_MIN) {
 		snprintf(text, sizeof(text), "%d", spec->oom_score_adj);
@@ -300,8 +301,13 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 	if (p->own_mnt) {
 		if (p->has_userns && !p->pivoted)
 			add(p, FCTR_OP_CHDIR, FCTR_ST_PIVOT)->s1 = fctr_blob_str(p, "/r");
-		if (!p->pid_prepared)
+		if (p->slot_pids && p->slot_proc.n) {
+			add(p, FCTR_OP_SLOT_PROC, FCTR_ST_PROC)->s1 = fctr_blob_str(p, "/proc");
+		} else if (!p->pid_prepared && !p->slot_pids) {
+			if (p->slot_proc.n)	/* the last job's */
+				add(p, FCTR_OP_UNMOUNT, FCTR_ST_PROC)->s1 = fctr_blob_str(p, "/proc");
 			fctr_compile_proc_mounts(p, spec, &p->start, "");
+		}
 		cgroup_mounts(p, spec);
 		if (p->has_userns && !p->pivoted)
 			add(p, FCTR_OP_PIVOT, FCTR_ST_PIVOT);
@@ -312,5 +318,6 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 	if (!forks_late(p, spec))
 		add(p, FCTR_OP_STDIO, FCTR_ST_STDIO);
 	credentials(p, spec, filtered);
+	fctr_compile_keeper(p, spec);
 	return 0;
 }

@@ -1,6 +1,7 @@
-/* stub.c: fctr-stub, a static binary without libc, of two uses:
+/* stub.c: fctr-stub, a static binary without libc, of three uses:
  *   fctr-join FD          run the start steps of the job in memfd FD, and become the job
  *   fctr-init FD CMD ARG… PID 1 above the job: reap, pass signals on, report to pipe FD
+ *   fctr-keep FD          start the jobs that come through socket FD (keeper.c)
  * It is only ever run from a sealed memfd, so nobody inside can change it (/proc/1/exe).
  */
 #define _GNU_SOURCE
@@ -8,6 +9,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "child.h"
@@ -178,12 +180,21 @@ static long exec_path(char **argv, char **envp)
 
 static void init_main(int fd, char **argv, char **envp)
 {
+	static const char idle[] = "fctr-idle";
 	uint64_t all = ~0ULL, none = 0;
 	int one = 0;
 	long pid, tty;
+	size_t same = 0;
 
 	sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, 8);
 	sys3(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
+	while (same < sizeof(idle) && argv[0][same] == idle[same])
+		same++;
+	if (same == sizeof(idle)) {	/* a resident's: nothing but its namespace's first process */
+		sys5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+		pid = -1;
+		goto started;
+	}
 	tty = sys3(SYS_ioctl, 0, 0x540f /* TIOCGPGRP */, &one);
 	/* Not clone3: Docker's seccomp policy has no such call. VFORK, so that the child has exec'ed,
 	 * or has reported why not, before we say that it started. */
@@ -205,6 +216,7 @@ static void init_main(int fd, char **argv, char **envp)
 		report(fd, 0, FCTR_ST_INIT, (int)-pid, 0);
 		leave(125);
 	}
+started:
 	/* our copies of the job's descriptors would keep its pipes open */
 	if (fd > 0)
 		sys3(SYS_close_range, 0, fd - 1, 0);
@@ -216,7 +228,7 @@ static void init_main(int fd, char **argv, char **envp)
 		int status;
 
 		if (sig != SIGCHLD) {
-			if (sig > 0)
+			if (sig > 0 && pid > 0)
 				sys2(SYS_kill, pid, sig);
 			continue;
 		}
@@ -234,9 +246,11 @@ __attribute__((used)) static void stub_main(long *sp)
 	long argc = sp[0];
 	char **argv = (char **)(sp + 1), **envp = argv + argc + 1;
 
-	/* "fctr-join" or "fctr-init" */
+	/* "fctr-join", "fctr-init" or "fctr-keep" */
 	if (argc == 2 && argv[0][5] == 'j')
 		join_main(number(argv[1]));
+	if (argc == 2 && argv[0][5] == 'k')
+		fctr_keeper_main(number(argv[1]));
 	if (argc > 2 && argv[0][5] == 'i')
 		init_main(number(argv[1]), argv + 2, envp);
 	leave(125);

@@ -18,7 +18,7 @@ import pytest
 
 import leaks_support
 
-LEAK_CHECKED = ("integration", "leaks", "conformance")
+LEAK_CHECKED = ("integration", "leaks", "conformance", "soak")
 MARKERS = (
     "needs_root: only root can do this here",
     "needs_user: only an unprivileged user shows this",
@@ -29,6 +29,7 @@ MARKERS = (
     "needs_userns: needs user namespaces for this user",
     "needs_x86_64: is about system calls of x86_64",
     "no_leak_check: leaves something on purpose, and clears it away in another way",
+    "soak: thousands of jobs, as many as FASTCTR_SOAK_JOBS and FASTCTR_CHAOS_ROUNDS say (make soak)",
 )
 _state: dict[str, object] = {}
 

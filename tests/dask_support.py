@@ -25,36 +25,37 @@ SETTINGS = {
 
 
 @contextlib.contextmanager
-def cluster(workers=2, threads=2, **environment):
+def cluster(workers=2, threads=2):
     """(LocalCluster, Client) with a runtime directory of their own: all that its workers made is looked for
     there in the end, and must be gone."""
     resource_tracker.ensure_running()  # it stays, once there is a process by spawn: not a leak of the test's
     runtime = tempfile.mkdtemp(prefix="fastctr-dask-", dir="/run" if os.access("/run", os.W_OK) else None)
-    tag = leaks_support.runtime_tag(runtime)
-    environ = {"FASTCTR_RUNTIME_DIR": runtime, **environment}
+    before = snapshot(runtime)
+    environ = {"FASTCTR_RUNTIME_DIR": runtime}
     try:
         with (
             dask.config.set({**SETTINGS, "distributed.nanny.environ": environ}),
             distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=threads, processes=True, host="127.0.0.1",
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"}, silence_logs=50, memory_limit=0, local_directory=runtime,
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"}, silence_logs=50,
+                memory_limit=0, local_directory=runtime,
             ) as made,
             distributed.Client(made) as client,
         ):  # fmt: skip
             yield made, client
         sweep(runtime)
-        assert leaks_support.groups(tag) == set()
-        left = {pid for pid, what in leaks_support.processes(tag).items() if tag + "/" in groups_of(pid)}
-        assert left == set()
+        assert before.difference(snapshot(runtime)) == ""
         assert [n for n in os.listdir(runtime) if not n.startswith(("dask", "worker", "scheduler"))] == []
     finally:
         shutil.rmtree(runtime, ignore_errors=True)
 
 
-def groups_of(pid):
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup") as file:
-        return file.read()
-    return ""
+def snapshot(runtime):
+    """All but what distributed keeps open in this process."""
+    found = leaks_support.Snapshot(runtime, True)
+    for part in ("descriptors of this process", "files in the runtime directory", "this process itself"):
+        del found.parts[part]
+    return found
 
 
 def sweep(runtime):

@@ -120,6 +120,7 @@ cdef extern from "fctr.h" nogil:
         const char *cwd
         bint cwd_create
         bint init
+        bint tenant
         bint zygote
         bint cgroup
         const char *cgroup_parent
@@ -154,6 +155,7 @@ cdef extern from "fctr.h" nogil:
     int fctr_plan_compile(fctr_ctx *ctx, const fctr_spec *spec, fctr_plan **out, fctr_error *err)
     void fctr_plan_close(fctr_plan *plan)
     int fctr_plan_warm(fctr_plan *plan, int n, fctr_error *err)
+    void fctr_plan_slots(fctr_plan *plan, int *ready, int *running, int *destroyed)
     struct fctr_plan_counters:
         int ready, prepared, target
     void fctr_plan_hold(fctr_plan *plan, int more)
@@ -204,6 +206,7 @@ cdef extern from "fctr.h" nogil:
     int c_launch "fctr_launch"(fctr_plan *plan, const fctr_launch *launch, fctr_container **out, fctr_error *err)
     int fctr_exec(fctr_container *target, fctr_plan *plan, const fctr_launch *launch, fctr_container **out,
                   fctr_error *err)
+    int fctr_container_lanes(fctr_container *c, fctr_error *err)
     int fctr_container_pid(const fctr_container *c)
     int fctr_container_pidfd(const fctr_container *c)
     bint fctr_container_warm(const fctr_container *c)

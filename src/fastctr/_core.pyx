@@ -254,6 +254,13 @@ cdef class Plan:
         if r < 0:
             raise _error(&err)
 
+    def slots(self):
+        """(ready, running, destroyed) of a tenant's containers."""
+        cdef int ready, running, destroyed
+        self.check()
+        fctr_plan_slots(self.p, &ready, &running, &destroyed)
+        return ready, running, destroyed
+
     def hold(self, int more):
         """Keep so many more prepared, whether it is used or not; negative: no longer."""
         if self.p == NULL or self.ctx.p == NULL or self.closing:

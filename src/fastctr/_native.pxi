@@ -224,6 +224,7 @@ cdef int fill_spec(Memory mem, dict given, dict ns_fds, dict idmap_fds, fctr_spe
     to.cwd = mem.text(given["cwd"])
     to.cwd_create = given["cwd_create"]
     to.init = given["init"]
+    to.tenant = given.get("tenant", False)
     to.zygote = given.get("zygote", False)
     to.cgroup = given["cgroup"]
     to.cgroup_parent = mem.text(given["cgroup_parent"])

@@ -273,6 +273,13 @@ cdef class Running:
         text = (<bytes>buf).decode("utf-8", "surrogateescape")
         return dict([line.split(":", 1) for line in text.splitlines() if ":" in line])
 
+    def lanes(self):
+        """From now on commands in it are started by processes that have joined it once."""
+        cdef fctr_error err
+        self.check()
+        if fctr_container_lanes(self.c, &err) < 0:
+            raise _error(&err)
+
     def exec(self, Plan plan, Launch launch):
         cdef Running run = Running.__new__(Running)
         cdef fctr_error err

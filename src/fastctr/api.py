@@ -104,8 +104,9 @@ def run_plan(
     ends = stdio.ends
     running: _core.Running | None = None
     try:
-        linger = 0 if timings or ends[0] >= 0 or timeout is not None and timeout < 0.05 else (
-            2000 if ends[1] < 0 and ends[2] < 0 else 300)
+        linger = 2000 if ends[1] < 0 and ends[2] < 0 else 300
+        if timings or ends[0] >= 0 or (timeout is not None and timeout < 0.05):
+            linger = 0
         launch = _core.Launch(values, plan.env(env) if who is None else user_env(plan, who, env), cwd,
                               tuple(stdio.given), fd_pairs(pass_fds) if pass_fds else None, native_limits(limits),
                               None, True, timings, False, linger, who, put)

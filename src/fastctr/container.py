@@ -55,6 +55,7 @@ class Container:
     manager, leaving it kills everything in the container. Raises as run() does.
     """
 
+    _who: tuple[str | None, int, int] | None = None  # its user, in place of the plan's
     _lasting = False  # the thread it is made in lives as long as this process's context: see launch.c
 
     def __init__(self, argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None, stdin: Any = None,
@@ -98,7 +99,9 @@ class Container:
             stdio = Stdio(None, None, None) if size else Stdio(stdin, stdout, stderr)
             main = self._lasting or threading.current_thread() is threading.main_thread()
             who = None if user is None else launch_user(user)
-            pairs = plan.env(env, size is not None) if who is None else user_env(plan, who, env)
+            self._who = who or self._who
+            tty = size is not None
+            pairs = plan.env(env, tty) if self._who is None else user_env(plan, self._who, env, tty)
             launch = _core.Launch(values, pairs, cwd, tuple(stdio.given), fd_pairs(pass_fds) if pass_fds else None,
                                   native_limits(limits), size, main, timings, True, 0, who,
                                   launch_files(files) if files else None)
@@ -323,6 +326,7 @@ class _Exec(Container):
 
     def __init__(self, target: Container, argv: Any, **kw: Any) -> None:
         self._target = target
+        self._who = target._who
         if target._given_env:
             from .process import env as parse
 

@@ -36,7 +36,7 @@ class Executor(futures.Executor):
 
     plan         a Plan, or what it is made of: spec= and the keywords of Spec and of images, as for Plan
     max_workers  jobs at a time; the processors this process may use if not given
-    preload      modules the zygote imports before any job
+    preload      modules the zygote imports before any job; python: its interpreter, as for Zygote
     zygote, pool some of the caller's own to use; they stay open
     timeout      seconds, limits, output_limit: of every job that does not give its own
     result       what a function's result may be: "data", "pickle", "json" or "bytes", as Zygote.call() has it
@@ -45,9 +45,9 @@ class Executor(futures.Executor):
     """
 
     def __init__(self, plan: Plan | None = None, *, max_workers: int | None = None, preload: Iterable[str] = (),
-                 zygote: Zygote | None = None, pool: Pool | None = None, timeout: float | None = None,
-                 limits: Any = None, output_limit: Any = None, result: str | None = None, spec: Spec | None = None,
-                 **spec_fields: Any) -> None:
+                 python: Any = None, zygote: Zygote | None = None, pool: Pool | None = None,
+                 timeout: float | None = None, limits: Any = None, output_limit: Any = None,
+                 result: str | None = None, spec: Spec | None = None, **spec_fields: Any) -> None:
         most = len(os.sched_getaffinity(0)) if max_workers is None else whole("max_workers", max_workers, 1, 4096)
         if plan is not None and (spec is not None or spec_fields):
             name = "spec" if spec is not None else next(iter(spec_fields))
@@ -58,7 +58,7 @@ class Executor(futures.Executor):
             raise SpecError("plan", None, "is missing", 'say what the containers are made of, as rootfs="host"')
         if isinstance(preload, str):
             raise SpecError("preload", preload, "is one string", 'give a list, as ["numpy"]')
-        self._engine: _Engine | None = _Engine(plan, most, tuple(preload), zygote, pool)
+        self._engine: _Engine | None = _Engine(plan, most, tuple(preload), python, zygote, pool)
         self._view = False
         self._mine: set[futures.Future[Any]] = set()
         self._call: dict[str, Any] = {}
@@ -215,11 +215,12 @@ def _results(jobs: list[futures.Future[Any]], until: float | None, chunks: bool)
 class _Engine:
     """What an executor and its views share: the threads, and the pool and the zygote once they are needed."""
 
-    def __init__(self, plan: Plan | None, most: int, preload: tuple[str, ...], zygote: Zygote | None,
-                 pool: Pool | None) -> None:
+    def __init__(self, plan: Plan | None, most: int, preload: tuple[str, ...], python: Any,
+                 zygote: Zygote | None, pool: Pool | None) -> None:
         self.plan = plan if plan is not None else pool.plan if pool is not None else getattr(zygote, "plan", None)
         self.most = most
         self.preload = preload
+        self.python = {} if python is None else {"python": python}
         self.zygote = zygote
         self.pool = pool
         self._own_zygote = zygote is None
@@ -247,7 +248,7 @@ class _Engine:
 
                     if self.plan is None:
                         raise SpecError("plan", None, "is missing", "functions need one: Executor(plan, …)")
-                    self.zygote = Zygote(self.plan, preload=self.preload, size=min(self.most, 64))
+                    self.zygote = Zygote(self.plan, preload=self.preload, size=min(self.most, 16), **self.python)
                 zygote = self.zygote
         job = zygote.start_call(fn, args, kwargs, **options)
         started(job)

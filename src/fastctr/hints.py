@@ -174,6 +174,7 @@ HINTS: dict[tuple[str, int], str] = {
         "the root is read-only, so that nothing can be put at this place; bind a tmpfs there first"
     ),
     ("file", EISDIR): "there is a directory at this place; give another path",
+    ("file", EINVAL): "what is there is no regular file, or the owner has no id in uid_map= and gid_map=",
     ("file", ENOSPC): "no room for the file: raise scratch_size=",
     ("file", ENOTDIR): "a part of the path is not a directory",
     ("file", ELOOP): "the path leads through a symbolic link out of the root",

@@ -154,10 +154,10 @@ def launch_files(value: Any) -> list[tuple[str, bytes, int, int, int]]:
     return found
 
 
-def user_env(plan: Plan, user: tuple[str | None, int, int], env: Any) -> list[bytes]:
+def user_env(plan: Plan, user: tuple[str | None, int, int], env: Any, tty: bool = False) -> list[bytes]:
     """The environment of a launch by another user than the plan's: HOME is that user's."""
     spec = plan.spec
-    found = plan.env(env)
+    found = plan.env(env, tty)
     if spec.clean_env or "HOME" in spec.env or (env and any(name == "HOME" for name, _ in env_pairs("env", env))):
         return found
     home = plan.homes.get(user)

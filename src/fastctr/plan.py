@@ -33,6 +33,8 @@ class Plan:
     """
 
     __slots__ = ("__weakref__", "_compiled", "_env", "_exec", "_generation", "_lock", "homes", "image", "spec")
+    tenant = False
+    """Whether its containers are used again: see slots.py."""
 
     def __init__(self, spec: Spec | None = None, *, use: Use | None = None, **given: Any) -> None:
         if given and not IMAGE_FIELDS.isdisjoint(given):
@@ -64,7 +66,7 @@ class Plan:
             if self._compiled is None or self._generation != context.generation:
                 if self.image is not None:
                     self.image.hold()
-                self._compiled = compile_spec(self.spec)
+                self._compiled = compile_spec(self.spec, tenant=self.tenant)
                 self._exec = None
                 self._generation = context.generation
             return self._compiled
@@ -290,12 +292,14 @@ def remove_scratch() -> None:
             shutil.rmtree(path, True)
 
 
-def compile_spec(spec: Spec, userns: int | None = None, zygote: bool = False) -> _core.Plan:
+def compile_spec(spec: Spec, userns: int | None = None, zygote: bool = False,
+                 tenant: bool = False) -> _core.Plan:
     """userns: the descriptor of the user namespace to use in place of the shared one of these maps; zygote: for
-    containers that a zygote forks itself into."""
+    containers that a zygote forks itself into; tenant: for slots."""
     core = context.get()
     native = spec.to_native()
     native["zygote"] = zygote
+    native["tenant"] = tenant
     _prepare_scratch(native)
     if native["upper"]:
         for path in (native["upper"], native["upper"] + ".work"):

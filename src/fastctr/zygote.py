@@ -6,32 +6,30 @@ import array
 import heapq
 import json
 import os
-import select
 import socket
 import struct
 import threading
 import time
 import weakref
-from collections import deque
 
-from . import _core, context, units
+from . import context, units
 from . import zygote_wire as wire
-from .errors import SpecError, from_native
-from .launch_args import PIPE, Stdio, decode, more_limits, native_limits
+from .errors import SpecError
+from .launch_args import PIPE, Stdio, native_limits
 from .plan import Plan
-from .results import Completed, Timings, killed_by
-from .zygote_host import Child, Process, job_spec, zygote_spec
-from .zygote_job import ANSWER, ZygoteJob, _told
+from .zygote_host import Child, job_spec, zygote_spec
+from .zygote_job import ZygoteJob
+from .zygote_keeper import Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from .results import Completed
     from .spec import Spec
 
 HEAD = struct.Struct("<IQ")
-READY_TIMEOUT = 20.0
 _live: weakref.WeakSet[Zygote] = weakref.WeakSet()
 
 
@@ -50,7 +48,7 @@ def _after_fork() -> None:
 context.on_fork(_after_fork)
 
 
-class Zygote:
+class Zygote(Keeper):
     """A Python interpreter with modules loaded; each job is a fork of it in a full, fresh container of its own.
 
     plan, spec, or the keywords of a Spec or an image, as for Plan: what each job's container is (rootfs="host",
@@ -89,23 +87,9 @@ class Zygote:
         self._start_timeout = start_timeout
         self._jobs = job_spec(base.spec)
         self._own = zygote_spec(self._jobs, zygote_limits)
-        self._process: Process | None = None
+        self._process = None
         self._reset()
         _live.add(self)
-
-    def _reset(self) -> None:
-        self._start_lock = threading.Lock()
-        self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)
-        self._ready: deque[Child] = deque()
-        self._todo: deque[ZygoteJob] = deque()
-        self._running: set[ZygoteJob] = set()
-        self._deadlines: list[tuple[float, int, ZygoteJob]] = []
-        self._counts = dict.fromkeys(("started", "parked", "direct", "zygotes", "failed"), 0)
-        self._thread: threading.Thread | None = None
-        self._event = -1
-        self._closing = False
-        self._trouble: BaseException | None = None
 
     # ---- jobs
 
@@ -142,105 +126,43 @@ class Zygote:
         for name, given in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if isinstance(given, int) and given == PIPE:
                 raise SpecError(name, "PIPE", "cannot go with a call", "use a file, or run()")
-        options: dict[str, Any] = {"result": mode}
         process = self._running_process()
         data = wire.dumps(func, tuple(args), kwargs or {}, process.hello)
-        options["protocol"] = min(5, process.hello["pickle"])
-        self._options(options, env, cwd)
+        options = self._options({"result": mode, "protocol": min(5, process.hello["pickle"])}, env, cwd)
+        if timeout is not None and not timeout >= 0:
+            raise SpecError("timeout", timeout, "is not a time", "give seconds, or None")
         what = getattr(func, "__qualname__", None) or repr(func)[:80]
         child = self._take(native_limits(limits))
         stdio = None
         try:
             stdio = Stdio(stdin, stdout, stderr)
             job = ZygoteJob(self, child, what, mode, timeout, self._limit)
+            with self._lock:
+                self._running.add(job)
+                if timeout is not None:
+                    heapq.heappush(self._deadlines, (time.monotonic() + timeout, id(job), job))
+            if timeout is not None and len(data) > 65535:  # it may never read all of it
+                self._wake()
             self._send(child, options, data, stdio.given)
         except BaseException:
+            with self._lock:
+                self._running = {running for running in self._running if running._child is not child}
             self._discard(child)
             raise
         finally:
             if stdio is not None:
                 stdio.started()
-        with self._lock:
-            self._running.add(job)
-            if timeout is not None and _wake:
-                heapq.heappush(self._deadlines, (time.monotonic() + timeout, id(job), job))
         if _wake:
             self._wake()
         return job
 
-    def run(self, argv: Any, *, stdin: Any = None, input: Any = None, stdout: Any = None, stderr: Any = None,  # noqa: A002
-            capture_output: bool = False, text: bool | None = None, encoding: str | None = None, errors: str | None = None,
-            timeout: float | None = None, check: bool = False, env: Any = None, cwd: Any = None, limits: Any = None,
-            timings: bool = False, **unknown: Any) -> Completed:
+    def run(self, argv: Any, **launch: Any) -> Completed:
         """A script of the container's, as the command line of Python has it: ["script.py", "arg", …],
-        ["-c", "code", …] or ["-m", "module", …]. Keywords and result as of fastctr.run(); the return code is
-        Python's (1 for an exception, what sys.exit() was given)."""
-        values = [os.fsdecode(os.fspath(value)) for value in argv]
-        if isinstance(argv, (str, bytes)) or not values or (values[0] in ("-c", "-m") and len(values) < 2):
-            raise SpecError("argv", argv, "is no command line", 'use ["script.py", "arg"], ["-c", "code"] or ["-m", "module"]')
-        if unknown:
-            limits = more_limits(limits, unknown)
-        if input is not None:
-            if stdin is not None:
-                raise SpecError("input", "…", "cannot go with stdin", "give one of them")
-            stdin = PIPE
-        if capture_output:
-            if stdout is not None or stderr is not None:
-                raise SpecError("capture_output", True, "cannot go with stdout or stderr", "give one of them")
-            stdout = stderr = PIPE
-        as_text = bool(text or encoding or errors)
-        data = input.encode(encoding or "utf-8", errors or "strict") if isinstance(input, str) else input
-        options: dict[str, Any] = {"argv": values}
-        self._options(options, env, cwd)
-        self._running_process()
-        child = self._take(native_limits(limits))
-        stdio: Stdio | None = None
-        try:
-            stdio = Stdio(stdin, stdout, stderr)
-            pid = child.run.pid
-            self._send(child, options, b"", stdio.given)
-            stdio.started()
-            ends = stdio.ends
-            for fd in ends:
-                if fd >= 0:
-                    os.set_blocking(fd, False)
-            stdio.ends = [-1, -1, -1]
-            self._wake()
-            code, lost, oom, timed_out, out, err, usage, times = child.run.finish(
-                ends[0], ends[1], ends[2], None if data is None else bytes(data),
-                -1.0 if timeout is None else max(float(timeout), 0.0), timings)[:8]
-        except BaseException:
-            self._discard(child)
-            if stdio is not None:
-                stdio.close_all()
-            raise
-        word = b""
-        try:
-            child.sock.setblocking(False)
-            word = child.sock.recv(64)
-        except OSError:
-            pass
-        child.sock.close()
-        self._wake()
-        if word[:1] == b"C":
-            raise from_native("cwd", -1, int(word[ANSWER.size :] or 0), str(cwd))
-        if lost:
-            code = -9 if timed_out else _told(child)
-        out, err = (None if part is not None and stream != PIPE else part for part, stream in ((out, stdout), (err, stderr)))
-        if as_text:
-            out, err = (None if part is None else decode(part, encoding, errors or ("replace" if timed_out else None))
-                        for part in (out, err))
-        done = Completed(argv, code, out, err, killed_by(code, oom, timed_out), usage, Timings(times) if times else None, pid)
-        if timed_out:
-            from .errors import TimeoutExpired
+        ["-c", "code", …] or ["-m", "module", …]. Keywords and result as of fastctr.run(), but pass_fds, files and
+        user; the return code is Python's (1 for an exception, else what sys.exit() was given)."""
+        from .zygote_run import run
 
-            assert timeout is not None
-            expired = TimeoutExpired(argv, timeout, out, err)
-            expired.completed = done
-            raise expired
-        if check:
-            done.check_returncode()
-        return done
+        return run(self, argv, **launch)
 
     def warmup(self, n: int | None = None, timeout: float | None = None) -> int:
         """Start the zygote if it is not there, and wait until n jobs (default: size) are forked ahead, or `timeout`
@@ -250,7 +172,8 @@ class Zygote:
         self._trouble = None
         self._wake()
         with self._filled:
-            self._filled.wait_for(lambda: len(self._ready) >= want or self._trouble is not None or self._closing, timeout)
+            self._filled.wait_for(lambda: len(self._ready) >= want or self._closing or self._trouble is not None,
+                                  timeout)
             if self._trouble is not None and len(self._ready) < want:
                 raise self._trouble
             return len(self._ready)
@@ -309,105 +232,20 @@ class Zygote:
 
     # ---- inside
 
-    def _options(self, options: dict[str, Any], env: Any, cwd: Any) -> None:
+    def _options(self, options: dict[str, Any], env: Any, cwd: Any) -> dict[str, Any]:
         if env:
             options["env"] = [os.fsdecode(item) for item in self._jobs.environment(env)]
-        cwd = cwd if cwd is not None else None
         if cwd is not None:
             options["cwd"] = os.fsdecode(os.fspath(cwd))
-
-    def _running_process(self) -> Process:
-        process = self._process
-        if process is not None and not process.gone() and not self._closing:
-            return process
-        with self._start_lock:
-            process = self._process
-            if process is not None and not process.gone():
-                return process
-            self._process = None
-            if process is not None:
-                with self._lock:
-                    children = list(self._ready)
-                    self._ready.clear()
-                if process.container is not None:
-                    process.container.kill()
-                for child in children:
-                    self._discard(child)
-                process.close()
-            context.hooks()
-            self._process = Process(self._jobs, self._own, self.plan.image, self._python, self.preload, self._start_timeout)
-            self._counts["zygotes"] += 1
-            self._trouble = None
-            if self._event < 0:
-                self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._manage, name="fastctr-zygote", daemon=True)
-                self._thread.start()
-            return self._process
-
-    def _take(self, limits: dict[str, Any] | None) -> Child:
-        """A child that is ready and nobody else's."""
-        for attempt in range(3):
-            process = self._running_process()
-            while True:
-                try:
-                    child = self._ready.popleft()
-                except IndexError:
-                    break
-                poll = select.poll()
-                poll.register(child.sock, select.POLLIN)
-                if child.process is not process or poll.poll(0):  # it is dead, or speaks out of turn
-                    self._discard(child)
-                    continue
-                try:
-                    if limits is not None:
-                        child.run.update(limits)
-                except BaseException:
-                    self._discard(child)
-                    raise
-                self._counts["started"] += 1
-                self._counts["parked"] += 1
-                return child
-            try:
-                child = self._fork(process, limits)
-            except BrokenPipeError:
-                if attempt == 2:
-                    raise wire.ZygoteError("the zygote ended while it was asked for a job") from None
-                continue
-            self._counts["started"] += 1
-            self._counts["direct"] += 1
-            return child
-        raise AssertionError
-
-    def _fork(self, process: Process, limits: dict[str, Any] | None = None) -> Child:
-        child = process.fork(limits)
-        try:
-            child.sock.settimeout(READY_TIMEOUT)
-            try:
-                word = child.sock.recv(ANSWER.size)
-            except TimeoutError:
-                word = b""
-            if word[:1] == b"F":
-                stage, index, errno = struct.unpack("<iii", child.sock.recv(12))
-                raise from_native(_core.stage_name(stage), index, errno, "")
-            if word[:1] != b"R":
-                if not process.listen():
-                    raise BrokenPipeError(32, "the zygote is gone")
-                raise from_native("clone", -1, 3, "the job ended before it was ready")
-        except BaseException:
-            self._counts["failed"] += 1
-            self._discard(child)
-            raise
-        return child
+        return options
 
     def _send(self, child: Child, options: dict[str, Any], data: bytes, given: list[int]) -> None:
         about = json.dumps(options).encode()
         head = HEAD.pack(len(about), len(data)) + about
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if -1 in given else -1
         sock = child.sock
         sock.settimeout(None)
         try:
-            fds = array.array("i", [null if fd < 0 else fd for fd in given])
+            fds = array.array("i", [child.process.null if fd < 0 else fd for fd in given])
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
             if len(data) < 65536:
                 message = head + data
@@ -420,85 +258,3 @@ class Zygote:
                 sock.sendall(data)
         except (BrokenPipeError, ConnectionError):
             pass  # it has ended, which is told by what comes back
-        finally:
-            if null >= 0:
-                os.close(null)
-
-    def _discard(self, child: Child) -> None:
-        child.sock.close()
-        child.run.release()
-
-    def _finished(self, job: ZygoteJob) -> None:
-        """It has its outcome: what is left of it is cleared away in the background."""
-        self._todo.append(job)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._event >= 0:
-            try:
-                os.eventfd_write(self._event, 1)
-            except OSError:
-                pass
-
-    def _manage(self) -> None:
-        """The background: ends finished jobs, kills those whose time is up, forks the next ones ahead."""
-        event = self._event
-        poll = select.poll()
-        poll.register(event, select.POLLIN)
-        while not self._closing:
-            with self._lock:
-                until = self._deadlines[0][0] if self._deadlines else None
-            poll.poll(None if until is None else max(0.0, (until - time.monotonic()) * 1000 + 1))
-            try:
-                os.eventfd_read(event)
-            except BlockingIOError:
-                pass
-            self._tidy()
-            process = self._process
-            while not self._closing and process is not None and process.alive and len(self._ready) < self.size:
-                if self._trouble is not None:
-                    break
-                try:
-                    child = self._fork(process)
-                except BaseException as error:  # noqa: BLE001 the next job finds out by itself
-                    self._trouble = error
-                    with self._filled:
-                        self._filled.notify_all()
-                    break
-                with self._filled:
-                    self._ready.append(child)
-                    self._filled.notify_all()
-                self._tidy()
-            if process is not None and process.alive:
-                process.listen()
-
-    def _tidy(self) -> None:
-        now = time.monotonic()
-        while True:
-            with self._lock:
-                late = heapq.heappop(self._deadlines)[2] if self._deadlines and self._deadlines[0][0] <= now else None
-            if late is None:
-                break
-            if late._outcome is None and late._completed is None:
-                late._expire()
-        while self._todo and not self._closing:
-            try:
-                job = self._todo.popleft()
-            except IndexError:
-                break
-            job._end()
-            with self._lock:
-                self._running.discard(job)
-
-    def _forget(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.control.close()
-            if process.userns >= 0:
-                os.close(process.userns)
-        for child in (*self._ready, *(job._child for job in (*self._running, *self._todo))):
-            child.run.forget()
-            child.sock.close()
-        if self._event >= 0:
-            os.close(self._event)
-        self._reset()

@@ -14,6 +14,7 @@ import select
 import socket
 import struct
 import threading
+import time
 
 from . import _core, context, rights
 from .errors import LaunchError, SpecError
@@ -40,20 +41,22 @@ BOOT = (
 HELLO_MAX = 1 << 18
 FORK_TIMEOUT = 20.0
 NEEDS = ("SYS_ADMIN", "SYS_CHROOT", "SETPCAP", "SETUID", "SETGID", "DAC_OVERRIDE")
+OTHERWISE = ("user", "groups", "group_add", "cap_add", "cap_drop", "capabilities", "seccomp", "ulimits", "cwd", "env",
+             "clean_env")  # fields that the zygote has in a way of its own
 CALLS = "setns unshare fsopen fsconfig fsmount fspick move_mount open_tree mount_setattr mount umount2 pivot_root"
 
 
 class Child:
     """A container's first process, forked by the zygote: `sock` is its job socket, `run` the started container."""
 
-    __slots__ = ("number", "pid", "process", "run", "sock")
+    __slots__ = ("pid", "process", "ready", "run", "sock")
 
     def __init__(self, process: Process, run: _core.Running, sock: socket.socket, pid: int) -> None:
         self.process = process
         self.run = run
         self.sock = sock
         self.pid = pid  # as the zygote sees it
-        self.number = -1
+        self.ready = False
 
 
 class _Compiled(Plan):
@@ -83,15 +86,16 @@ def job_spec(spec: Spec) -> Spec:
     """The spec of a zygote's jobs: in a user namespace of its own. Raises SpecError for what cannot go with it."""
     from .namespaces import HOST, NEW
 
+    clock = "a fork stays in its time namespace"
     for field, hint in (("init", "a job that needs one can start it"), ("upper", "changes of a job are thrown away"),
-                        ("monotonic", "a fork stays in its time namespace"), ("boottime", "a fork stays in its time namespace")):
+                        ("monotonic", clock), ("boottime", clock)):
         if getattr(spec, field):
             raise SpecError(field, getattr(spec, field), "cannot go with a zygote", hint)
     for field in ("mnt", "pid"):
         if getattr(spec, field) != NEW:
             raise SpecError(field, spec._given.get(field), "cannot go with a zygote", "its jobs have their own")
     if spec.timens != HOST:
-        raise SpecError("timens", spec._given.get("timens"), "cannot go with a zygote", "a fork stays in its time namespace")
+        raise SpecError("timens", spec._given.get("timens"), "cannot go with a zygote", clock)
     if spec.writable == "direct":
         raise SpecError("writable", "direct", "cannot go with a zygote", "its jobs would write to one directory")
     if not spec.proc:
@@ -131,8 +135,7 @@ def zygote_spec(spec: Spec, limits: Any) -> Spec:
     if not rights.machine_root():
         mask &= caps.known()
     names = [name for name, bit in caps.BITS.items() if mask >> bit & 1]
-    given = {name: value for name, value in spec._given.items() if name not in LIMITS and name not in (
-        "user", "groups", "group_add", "cap_add", "cap_drop", "capabilities", "seccomp", "ulimits", "cwd", "env", "clean_env")}
+    given = {name: value for name, value in spec._given.items() if name not in LIMITS and name not in OTHERWISE}
     if limits is None:
         limits = {name: value for name, value in spec._given.items() if name.startswith("mem")}
     calls = f"{seccomp_default.ALWAYS} {seccomp_default.BY_MACHINE[os.uname().machine]} chroot {CALLS}".split()
@@ -147,7 +150,7 @@ def zygote_spec(spec: Spec, limits: Any) -> Spec:
     ]}
     uid, gid = (0 if mapped(ids, 0) else ids[0][0] for ids in (spec.uid_map, spec.gid_map))
     return type(spec)(**{**given, **limits}, user=(uid, gid), seccomp=profile, env=spec.env, clean_env=spec.clean_env,
-                      capabilities=dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), names))
+                      capabilities=dict.fromkeys(native.CAP_SETS, names))
 
 
 def _memfd(name: str, data: bytes) -> int:
@@ -177,13 +180,15 @@ def _library() -> bytes:
         with open(os.path.join(os.path.dirname(__file__), "fctr-zygote"), "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise LaunchError("init", 2, "fctr-zygote", "a file is missing from the installation: install fastctr again") from None
+        hint = "a file is missing from the installation: install fastctr again"
+        raise LaunchError("init", 2, "fctr-zygote", hint) from None
 
 
 class Process:
     """A running zygote. Raises what a start raises, and ZygoteError for modules that cannot be imported."""
 
-    def __init__(self, jobs: Spec, own: Spec, image: Any, python: list[str], preload: list[str], timeout: float | None) -> None:
+    def __init__(self, jobs: Spec, own: Spec, image: Any, python: list[Any], preload: list[str],
+                 timeout: float | None) -> None:
         from .container import Container
 
         self.alive = False
@@ -192,6 +197,7 @@ class Process:
         self._lock = threading.Lock()
         self._number = 0
         self.container: Container | None = None
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.userns = new_user_namespace(jobs.uid_map, jobs.gid_map)
         self.plan = _Compiled(jobs, self.userns, True, image)
         self._own = _Compiled(own, self.userns, False, image)
@@ -200,7 +206,8 @@ class Process:
         try:
             self.plan.core()  # first, so that a mistake in the spec is told before anything runs
             fds.append(_memfd("fctr-zygote", _library()))
-            fds.append(_memfd("zygote-source", json.dumps([_text("zygote_server.py"), _text("zygote_task.py")]).encode()))
+            parts = [_text("zygote_server.py"), _text("zygote_task.py")]
+            fds.append(_memfd("zygote-source", json.dumps(parts).encode()))
             self.container = Container([*python, "-c", BOOT], plan=self._own, stdin=-3, stdout=2 if _is_open(2) else -3,
                                        pass_fds=dict(zip((CONTROL, LIBRARY, SOURCE), fds)))
             while fds:  # ours of its end, too: else we would not see it go
@@ -234,7 +241,7 @@ class Process:
             if "error" in hello:
                 raise ZygoteError(f"the zygote could not be made ready: {hello['error']}", str(hello["trace"]))
             self.hello = {"version": tuple(int(n) for n in hello["version"]), "pickle": int(hello["pickle"]),
-                          "cloudpickle": bool(hello["cloudpickle"]),
+                          "cloudpickle": bool(hello["cloudpickle"]), "magic": str(hello["magic"]),
                           "fds": sorted({int(fd) for fd in hello["fds"] if 3 < int(fd) < 1 << 20})}
         except (ValueError, KeyError, TypeError):
             raise ZygoteError("the zygote's first message is not what it should be") from None
@@ -257,7 +264,7 @@ class Process:
 
     # ---- forks
 
-    def fork(self, limits: dict[str, Any] | None = None) -> Child:
+    def fork(self, limits: dict[str, Any] | None = None, ahead: bool = False) -> Child:
         """A child in a fresh container; its first word is still to come. Raises LaunchError, BrokenPipeError
         when the zygote is gone."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -268,7 +275,7 @@ class Process:
             own = fds[:n_own]
             place = fds.index(theirs.fileno())
             with self._lock:
-                pid, pidfd = self._request(fds, place)
+                pid, pidfd = self._request(fds, place, ahead)
             _core.zygote_adopt(run, pidfd)
             child = Child(self, run, ours, pid)
         except BaseException:
@@ -282,24 +289,32 @@ class Process:
                 os.close(fd)
         return child
 
-    def _request(self, fds: list[int], place: int) -> tuple[int, int]:
+    def _request(self, fds: list[int], place: int, ahead: bool) -> tuple[int, int]:
         self._number += 1
         control = self.control
+        until = time.monotonic() + FORK_TIMEOUT
         control.settimeout(FORK_TIMEOUT)
         try:
-            control.sendmsg([struct.pack("<II", self._number, place)],
+            control.sendmsg([struct.pack("<III", self._number, place, ahead)],
                             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
             while True:
+                control.settimeout(max(until - time.monotonic(), 0.001))
                 answer = self._receive()
-                if answer is not None and answer[0] == self._number:
-                    break
-        except (OSError, TimeoutError) as error:
+                if answer is not None:
+                    if answer[0] == self._number:
+                        break
+                    if answer[3] >= 0:  # of a request that was given up
+                        os.close(answer[3])
+        except TimeoutError:
+            self.alive = False  # the next job gets another one
+            raise ZygoteError(f"the zygote did not answer for {FORK_TIMEOUT:.0f} s") from None
+        except OSError as error:
             self.alive = False
-            raise BrokenPipeError(32, f"the zygote does not answer ({error})") from None
+            raise BrokenPipeError(32, f"the zygote is gone ({error})") from None
         _, errno, pid, pidfd = answer
         if errno or pidfd < 0:
-            raise LaunchError("clone", errno or 5, "zygote", "the zygote could not fork: its limits (zygote_limits=), or "
-                              "the machine's, may be reached")
+            raise LaunchError("clone", errno or 5, "zygote", "the zygote could not fork: its limits (zygote_limits=), "
+                              "or the machine's, may be reached")
         return pid, pidfd
 
     def _receive(self, flags: int = 0) -> tuple[int, int, int, int] | None:
@@ -351,9 +366,10 @@ class Process:
         self.control.close()
         self.plan.close()
         self._own.close()
-        if self.userns >= 0:
-            os.close(self.userns)
-            self.userns = -1
+        for fd in (self.userns, self.null):
+            if fd >= 0:
+                os.close(fd)
+        self.userns = self.null = -1
 
 
 def _is_open(fd: int) -> bool:

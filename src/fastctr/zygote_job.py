@@ -7,7 +7,9 @@ import struct
 import threading
 import time
 
+from . import _core
 from . import zygote_wire as wire
+from .errors import from_native
 from .results import Completed, killed_by
 
 TYPE_CHECKING = False
@@ -46,6 +48,7 @@ class ZygoteJob:
         self._timed_out = False
         self._completed: Completed | None = None
         self._has_result = False
+        self._warm = child.ready
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is a result (or none will come), to poll; -1 afterwards."""
@@ -95,7 +98,7 @@ class ZygoteJob:
         except TimeoutError:
             if self._outcome is None:
                 raise
-        except BaseException:  # noqa: BLE001 the job's
+        except BaseException:
             if self._outcome is None:
                 raise
         assert self._outcome is not None
@@ -146,9 +149,16 @@ class ZygoteJob:
             if len(data) < ANSWER.size:
                 continue
             kind, length = ANSWER.unpack_from(data)
+            if kind == b"R" and not self._child.ready:
+                self._child.ready = True
+                del data[: ANSWER.size]
+                if len(data) < ANSWER.size:
+                    continue
+                kind, length = ANSWER.unpack_from(data)
             if length > self._limit:
                 self.kill()
-                self._settle(False, wire.ResultRefused(f"{self._what}: a result of {length} bytes is longer than result_limit"))
+                why = f"{self._what}: a result of {length} bytes is longer than result_limit"
+                self._settle(False, wire.ResultRefused(why))
                 return
             if len(data) >= ANSWER.size + length:
                 self._parse(kind, bytes(memoryview(data)[ANSWER.size : ANSWER.size + length]))
@@ -163,7 +173,9 @@ class ZygoteJob:
             elif kind == b"E":
                 self._has_result = True
                 self._settle(False, wire.exception(data, self._mode))
-            elif kind == b"C":
+            elif kind == b"F" and not self._child.ready:
+                self._settle(False, failed_start(data))
+            elif kind == b"C" and data[:9].isdigit():
                 from .errors import LaunchError
 
                 self._settle(False, LaunchError("cwd", int(data[:9]), None, "cwd must be a directory in the container"))
@@ -211,10 +223,12 @@ class ZygoteJob:
                 assert got is not None
                 code, lost, oom, usage = got
                 if lost:
-                    code = _told(child)
+                    code = told(child)
                 if self._has_result:
                     code = 0
-                self._completed = Completed(self._what, code, None, None, killed_by(code, oom, self._timed_out and not self._has_result), usage, None, self.pid)
+                why = killed_by(code, oom, self._timed_out and not self._has_result)
+                self._completed = Completed(self._what, code, None, None, why, usage, None, self.pid, (), None,
+                                            self._warm)
             except ValueError:  # the context was closed meanwhile, and everything in it ended
                 self._completed = Completed(self._what, -9, None, None, "signal", _NO_USAGE, None, self.pid)
             finally:
@@ -226,7 +240,13 @@ class ZygoteJob:
         return f"<ZygoteJob {self._what} pid={self.pid} {state}>"
 
 
-def _told(child: Child) -> int:
+def failed_start(report: bytes) -> Exception:
+    """The error of a child that could not enter its container."""
+    stage, index, errno = struct.unpack("<iii", report[:12].ljust(12, b"\0"))
+    return from_native(_core.stage_name(stage) or "join", index, errno, "")
+
+
+def told(child: Child) -> int:
     """Before Linux 6.15 the kernel does not tell how somebody else's child ended: the zygote does."""
     for _ in range(50):
         code = child.process.status(child.pid)

@@ -9,16 +9,18 @@ so on the job's own socket and waits there for what it is to do. See zygote_host
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal makes an enum of each number
+import _socket
 import array
 import ctypes
 import gc
 import importlib
+import importlib.util
 import json
 import mmap
 import os
 import pickle
 import select
-import signal
 import socket
 import struct
 import sys
@@ -30,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .zygote_task import job, name_markers, reseed
+    from .zygote_task import job, name_markers, rehearsal, rehearse, reseed
 
 NEWPID = 0x20000000
 JOB = 3  # the job's socket, in the job
@@ -78,6 +80,7 @@ class Zygote:
         self.pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.mine.add(self.pid_namespace)
         self.shared: list[tuple[int, int, int]] = []
+        self.rehearsal = b""
 
     # ---- before the first job
 
@@ -87,7 +90,11 @@ class Zygote:
         try:
             importlib.import_module("cloudpickle")
         except ImportError:
-            supply(sources)
+            try:
+                supply(sources)
+            except Exception:  # noqa: BLE001 it may be too new for this Python: then without
+                for name in sources:
+                    sys.modules.pop(name, None)
         for name in setup["preload"]:
             importlib.import_module(name)
         for name in ours:
@@ -100,19 +107,24 @@ class Zygote:
             if stream is not None:
                 stream.flush()
         self.shared = shared_memory()
+        self.rehearsal = rehearsal()
         gc.collect()
         gc.freeze()  # so that the collector does not write to pages the jobs share
         gc.disable()
-        return {"version": list(sys.version_info[:3]), "implementation": sys.implementation.name,
-                "pickle": pickle.HIGHEST_PROTOCOL, "cloudpickle": "cloudpickle" in sys.modules,
-                "fds": sorted(set(descriptors()) - self.mine)}
+        return {
+            "version": list(sys.version_info[:3]),
+            "magic": importlib.util.MAGIC_NUMBER.hex(),
+            "pickle": pickle.HIGHEST_PROTOCOL,
+            "cloudpickle": "cloudpickle" in sys.modules,
+            "fds": sorted(set(descriptors()) - self.mine),
+        }
 
     # ---- forking
 
     def serve(self) -> None:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         poll.register(read, select.POLLIN)
@@ -141,16 +153,18 @@ class Zygote:
                 pass  # for kernels that do not tell it by a pidfd: and the launcher does not listen
 
     def fork(self, data: bytes, fds: list[int]) -> None:
-        number, place = struct.unpack("<II", data)
+        number, place, ahead = struct.unpack("<III", data)
         pid = pidfd = -1
         error = 0
+        result = ctypes.create_string_buffer(64)  # here: a child's first touch of anything copies a page
+        numbers = (ctypes.c_int * len(fds))(*fds)
         try:
             if self.libc.unshare(NEWPID) < 0:
                 raise OSError(ctypes.get_errno(), "unshare")
             try:
                 pid = os.fork()
                 if pid == 0:
-                    self.child(fds, place)
+                    self.child(numbers, len(fds), result, fds[place], ahead)
             finally:
                 if pid != 0 and self.libc.setns(self.pid_namespace, NEWPID) < 0:
                     os._exit(1)
@@ -164,30 +178,30 @@ class Zygote:
             if fd >= 0:
                 os.close(fd)
 
-    def child(self, fds: list[int], place: int) -> None:
+    def child(self, numbers: Any, count: int, result: Any, theirs: int, ahead: int) -> None:
         code = 125
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for at, size, prot in self.shared:
                 if self.lib.fctr_zygote_private(ctypes.c_void_p(at), ctypes.c_size_t(size), prot) < 0:
                     os._exit(125)
-            result = ctypes.create_string_buffer(64)
-            numbers = (ctypes.c_int * len(fds))(*fds)
-            if self.enter(numbers, len(fds), result) < 0:
+            if self.enter(numbers, count, result) < 0:
                 report = ANSWER.pack(b"F", 12) + result.raw[:12]
-                for fd in (fds[place], JOB):  # which of them is open depends on how far it came
+                for fd in (theirs, JOB):  # which of them is open depends on how far it came
                     try:
                         os.write(fd, report)
                         break
                     except OSError:
                         pass
                 os._exit(125)
+            _signal.set_wakeup_fd(-1)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             self.control.detach()  # closed, as every other descriptor
             os.set_inheritable(JOB, False)
-            sock = socket.socket(fileno=JOB)
+            sock: Any = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, JOB)
             reseed()
             gc.enable()
+            if ahead:
+                rehearse(self.rehearsal)
             answer(sock, b"R")
             code = job(sock)
         except BaseException:  # noqa: BLE001 whatever it is, this must not go on as a second zygote
@@ -232,7 +246,7 @@ def supply(sources: dict[str, str]) -> None:
             module.__path__ = []
         sys.modules[name] = module
     for name in sorted(sources, key=lambda name: -name.count(".")):
-        exec(compile(sources[name], f"<{name}>", "exec"), sys.modules[name].__dict__)  # noqa: S102
+        exec(compile(sources[name], f"<{name}>", "exec"), sys.modules[name].__dict__)
 
 
 def start(control: int, library: int) -> None:

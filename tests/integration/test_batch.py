@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -98,6 +100,41 @@ def test_a_source_that_fails(rootfs):
 
     with pytest.raises(RuntimeError, match="source is broken"):
         list(fastctr.batch.run(jobs(), rootfs=rootfs))
+
+
+def test_a_source_that_fails_lets_what_runs_end(rootfs):
+    def jobs():
+        yield ["sleep", "0.5"]
+        time.sleep(0.2)
+        raise RuntimeError("the source is broken")
+
+    batch = Batch(jobs(), rootfs=rootfs, workers=2)
+    with pytest.raises(RuntimeError):
+        batch.wait()
+    assert batch.counts["ok"] == 1
+
+
+def test_a_batch_left_alone_ends_with_its_process(rootfs):
+    code = f"""if True:
+        import time
+        from fastctr.batch import Batch
+        Batch([["sleep", "60"]] * 9, rootfs={rootfs!r}, workers=2).start()
+        time.sleep(0.3)"""
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and time.monotonic() - start < 20
+
+
+def test_a_fork_has_nothing_of_it(rootfs):
+    batch = Batch([["sleep", "0.5"], ["true"]], rootfs=rootfs, workers=1)
+    batch.start()
+    pid = os.fork()
+    if not pid:
+        batch.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    batch.wait()
+    assert batch.counts["ok"] == 2
 
 
 def test_leaving_kills(rootfs):

@@ -267,3 +267,19 @@ def test_100000_lines_in_flat_memory(tmp_path):
             file.writelines(line % (n, n) for n in range(number))
     done = subprocess.run([sys.executable, "-c", FLAT, f"{tmp_path}/", str(count)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 8000, f"{done.stdout} kB"
+
+
+def test_an_image_and_its_entrypoint(rootfs, tmp_path):
+    store = {**os.environ, "FASTCTR_ROOT": str(tmp_path / "store")}
+    made = subprocess.run([*FASTCTR, "import", "-c", 'ENTRYPOINT ["echo", "entry"]', "-c", 'CMD ["default"]', "-c", "ENV X=1", rootfs,
+                           "mine/bb"], env=store, capture_output=True, text=True)  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    jobs = [["a"], "echo cmd $X", {"id": "own"}, {"argv": ["x"], "entrypoint": "/bin/echo"}, {"argv": ["x"], "image": "mine/none", "pull": "never", "retries": 3},
+            {"cmd": "cat /etc/marker", "rootfs": rootfs}]  # fmt: skip
+    done = batch("-", "--image", "mine/bb", "--pull", "never", env=store, input="".join(json.dumps(job) + "\n" for job in jobs))
+    found = {each["line"]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert [found[n].get("stdout") for n in range(1, 7)] == ["entry a\n", "cmd 1\n", "entry default\n", "x\n", None, "from the image\n"]
+    assert (found[5]["error"]["type"], found[5]["attempts"]) == ("ImageNotFound", 1)
+    done = subprocess.run([*FASTCTR, "map", "-q", "-k", "--image", "mine/bb", "echo {} $X", ":::", "a b", "c"], env=store,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout == "a b 1\nc 1\n"

@@ -19,20 +19,14 @@ PLUGIN = "fastctr.integrations.pytest_plugin"
 @pytest.fixture
 def project(pytester: pytest.Pytester, rootfs: str, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A project whose ini names a rootfs; pytest runs in a process of its own."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the others take long to import
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-    pytester.makeini(f"[pytest]\naddopts = -p no:cacheprovider -p no:benchmark\ncontainer_rootfs = {rootfs}\n")
+    pytester.makeini(f"[pytest]\naddopts = -p no:cacheprovider\ncontainer_rootfs = {rootfs}\n")
     return pytester
 
 
 def run(project: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return project.runpytest_subprocess(*_loading(), *args, timeout=100)
-
-
-def _loading() -> list[str]:
-    """Where the package is installed its entry point loads it already."""
-    from importlib.metadata import entry_points
-
-    return [] if any(entry.value == PLUGIN for entry in entry_points(group="pytest11")) else ["-p", PLUGIN]
+    return project.runpytest_subprocess("-p", PLUGIN, *args, timeout=100)
 
 
 def sleepers() -> list[str]:
@@ -134,13 +128,13 @@ def test_under_xdist(project: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     project.makepyfile("""
         import pytest
-        @pytest.mark.parametrize("n", range(12))
+        @pytest.mark.parametrize("n", range(8))
         def test_it(container, container_pool, n):
             container.start(["sleep", "60"])
             assert container.run(["echo", str(n)]).stdout == f"{n}\\n"
             assert container_pool.run(["true"]).returncode == 0
     """)
-    run(project, "-n2").assert_outcomes(passed=12)
+    run(project, "-p", "xdist", "-n2").assert_outcomes(passed=8)
     assert sleepers() == []
 
 
@@ -172,13 +166,13 @@ def test_images_are_pulled_once(project: pytest.Pytester) -> None:
             assert container.run(["true"]).returncode == 0
     """)
     project.makeini("[pytest]\n")
-    run(project, "-n2").assert_outcomes(passed=6)
+    run(project, "-p", "xdist", "-n2").assert_outcomes(passed=6)
     assert log.read_text().splitlines().count("some:1 always") == 1
 
 
 def test_collecting_imports_nothing(project: pytest.Pytester, tmp_path: Path) -> None:
     project.makepyfile("def test_it(container): pass")
-    code = (f"import sys, pytest; code = pytest.main(['--collect-only', '-q', *{_loading()!r}]);"
+    code = (f"import sys, pytest; code = pytest.main(['--collect-only', '-q', '-p', {PLUGIN!r}]);"
             "loaded = [m for m in sys.modules if m.startswith('fastctr')];"
             "print('LOADED', loaded); sys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project.path, check=False)

@@ -25,6 +25,7 @@ from fastctr.spec import LIMITS
         ({"cmd": "echo $X"}, ["/bin/sh", "-c", "echo $X"]),
         ("echo $X", ["/bin/sh", "-c", "echo $X"]),
         ({"argv": ["true"], "cmd": None}, ["true"]),
+        ({"cmd": "echo $1", "args": ["a b"]}, ["/bin/sh", "-c", "echo $1", "sh", "a b"]),
     ],
 )
 def test_command(job, argv):
@@ -46,6 +47,8 @@ def test_command(job, argv):
         ({"argv": ["a\0"]}, "null byte"),
         ({"cmd": "x", "argv": ["x"]}, "cmd: \"x\" cannot go with argv"),
         ({"cmd": " "}, "is not a command"),
+        ({"cmd": "x", "args": "y"}, "args: \"y\" is not a list"),
+        ({"argv": ["x"], "args": ["y"]}, "are the parameters of cmd"),
         ({"argv": ["true"], "memroy": "1m"}, '"memroy" is not a field of a job; did you mean "memory"?'),
         ({"argv": ["true"], "output": []}, 'did you mean "outputs"?'),
         ({"argv": ["true"], "zzzzzz": 1}, '"zzzzzz" is not a field of a job; docs/batch.md'),

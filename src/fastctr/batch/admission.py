@@ -127,8 +127,8 @@ class Admission:
                 ticket.admitted = True
                 ticket.go.release()
 
-    def learn(self, job: Job, memory: int | None, pids: int | None) -> None:
-        """What a job was seen to use at most. Estimates rise at once and sink slowly."""
+    def learn(self, job: Job, memory: Any, pids: Any) -> None:
+        """What a job was seen to use at most: bytes, processes, or None. Estimates rise at once and sink slowly."""
         entry = job.entry
         if memory is not None and job.memory is None:
             memory = max(memory, LEAST_MEMORY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import stat
+import time
 
 from .. import units
 from ..errors import SpecError
@@ -21,10 +22,12 @@ from .template import Mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 MOST_WORKERS = 4096
+SYNC_EVERY = 1.0
+"""Seconds between two times results are seen to be on the disk."""
 WAITING = 1024
 """Results that wait for whoever iterates; then the workers wait."""
 
@@ -94,7 +97,9 @@ class Batch:
         self._sink = sink
         self._writer: Writer | None = None
         self._started = False
+        self.on_end: Callable[[], object] | None = None  # called by the last worker
         self._ended = False
+        self._pid = os.getpid()
         self.checked = 0
         self._runner: Runner | None = None
         try:
@@ -157,6 +162,8 @@ class Batch:
         """Of the runner: all jobs are over."""
         if self._queue is not None:
             self._hand_out(None)
+        if self.on_end is not None:
+            self.on_end()
 
     def _hand_out(self, item: Any) -> None:
         assert self._queue is not None
@@ -179,8 +186,16 @@ class Batch:
         """Run all jobs and wait for their end; False when `timeout` seconds passed before. Raises BatchError."""
         if not self._started:
             self.start()
-        if not self.runner.finished.wait(timeout):
-            return False
+        runner = self.runner
+        until = None if timeout is None else time.monotonic() + timeout
+        try:
+            while not runner.finished.wait(SYNC_EVERY if until is None else min(SYNC_EVERY, until - time.monotonic())):
+                if until is not None and time.monotonic() >= until:
+                    return False
+                self.sync()
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
         self.sync()
         self.close()
         if self.runner.failure is not None:
@@ -191,7 +206,14 @@ class Batch:
         self._queue = queue.Queue(WAITING)
         try:
             self.start()
-            while (record := self._queue.get()) is not None:
+            while True:
+                try:
+                    record = self._queue.get(timeout=SYNC_EVERY)
+                except queue.Empty:
+                    self.sync()
+                    continue
+                if record is None:
+                    break
                 yield record
             self.wait()
         finally:
@@ -218,10 +240,11 @@ class Batch:
     def close(self) -> None:
         """kill(), wait, close the files. Harmless if done twice."""
         runner = self._runner
+        if os.getpid() != self._pid:
+            return  # a child of a fork: all of it is the parent's
         if runner is not None and not self._ended:
             if self._started and not runner.finished.is_set():
-                runner.kill()
-                runner.finished.wait()
+                runner.end()
             runner.close()
         self._ended = True
         while self._close:

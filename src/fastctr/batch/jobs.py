@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-OWN = ("id", "argv", "cmd", "stdin", "files", "outputs", "limits", "timeout", "retries", "output_limit", "tag")
+OWN = ("id", "argv", "cmd", "args", "stdin", "files", "outputs", "limits", "timeout", "retries", "output_limit", "tag")
 PLAN_FIELDS = (frozenset(FIELDS) | IMAGE_FIELDS) - {"files", "env", "user", "root"}
 ID_BIT = 1 << 63
 _loads = json.JSONDecoder().decode
@@ -30,6 +30,7 @@ class Job:
     """One job, ready to be run any number of times."""
 
     __slots__ = (
+        "args",
         "argv",
         "attempts",
         "digest",
@@ -56,6 +57,7 @@ class Job:
         self.id: str | None = None
         self.tag: Any = None
         self.argv: list[Any] | None = None
+        self.args: list[Any] | None = None
         self.entry: Entry
         self.launch: dict[str, Any] = {}
         self.stdin: Any = None
@@ -169,8 +171,12 @@ class Reader:
         if "cmd" in fields and fields["cmd"] is not None:
             if fields.get("argv") is not None:
                 raise SpecError("cmd", fields["cmd"], "cannot go with argv", "give one of them")
+            if job.args:
+                job.argv = [*(job.argv or ()), "sh", *job.args]
             job.entry = self.plans.entry(plan, shell=True)
         else:
+            if job.args:
+                raise SpecError("args", job.args, "are the parameters of cmd", "give all of it as argv")
             job.entry = self.plans.entry(plan)
         if job.argv is None and not job.entry.has_command:
             raise SpecError("argv", None, "is missing", 'give "argv": ["echo", "hi"] or "cmd": "echo hi"')
@@ -209,17 +215,28 @@ def _id(job: Job, value: Any) -> None:
     job.key = id_key(value)
 
 
-def _argv(job: Job, value: Any) -> None:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise SpecError("argv", value, "is not a list of arguments", 'use a list as ["echo", "hi"], or "cmd"')
+def _words(field: str, value: Any, hint: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise SpecError(field, value, "is not a list of arguments", hint)
     for n, word in enumerate(value):
         if not isinstance(word, (str, bytes, os.PathLike)):
-            raise SpecError(f"argv[{n}]", word, "is not a string", "put it in quotes")
+            raise SpecError(f"{field}[{n}]", word, "is not a string", "put it in quotes")
         if isinstance(word, str) and "\0" in word:
-            raise SpecError(f"argv[{n}]", word, "has a null byte in it", "leave it out")
-    if not value[0]:
+            raise SpecError(f"{field}[{n}]", word, "has a null byte in it", "leave it out")
+    return list(value)
+
+
+def _argv(job: Job, value: Any) -> None:
+    hint = 'use a list as ["echo", "hi"], or "cmd"'
+    job.argv = _words("argv", value, hint)
+    if not job.argv:
+        raise SpecError("argv", value, "is not a list of arguments", hint)
+    if not job.argv[0]:
         raise SpecError("argv[0]", value[0], "is empty", "give the command to run")
-    job.argv = list(value)
+
+
+def _args(job: Job, value: Any) -> None:
+    job.args = _words("args", value, 'use a list, whose words are "$1", "$2" … in cmd')
 
 
 def _cmd(job: Job, value: Any) -> None:
@@ -271,6 +288,7 @@ def timeout_of(field: str, value: Any) -> float:
 
 _OWN: dict[str, Callable[[Job, Any], None]] = {
     "argv": _argv,
+    "args": _args,
     "cmd": _cmd,
     "stdin": _stdin,
     "files": _files,

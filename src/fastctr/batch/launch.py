@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .. import context
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -9,6 +11,11 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..results import Completed
     from .runner import Runner, Slot
+
+
+def before() -> None:
+    """What has to be there before a batch is: the end of the process finds it then."""
+    context.hooks()
 
 
 def run(plan: Plan, argv: Any, slot: Slot, runner: Runner, **kw: Any) -> Completed:

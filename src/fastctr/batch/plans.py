@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KEPT = 64
 VARIANTS = 16
 """So many sets of limits get a plan of their own, with containers prepared; further ones are set at the start."""
-AGAIN = 30.0
+AGAIN = 5.0
 """Seconds until an image that could not be had is asked for again."""
 _NAME = {"pids_limit": "pids", "mem_limit": "memory"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import EISDIR
 
-from ..errors import FastctrError, LaunchError, SpecError
+from ..errors import CommandNotExecutable, CommandNotFound, FastctrError, ImageNotFound, LaunchError, SpecError
 from .content import host_path, text_or_base64
 from .errors import JobError
 
@@ -147,4 +147,4 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 def hopeless(error: BaseException) -> bool:
     """Whether the same job would fail in the same way however often it is tried."""
-    return isinstance(error, SpecError) or type(error).__name__ in ("CommandNotFound", "CommandNotExecutable")
+    return isinstance(error, (SpecError, CommandNotFound, CommandNotExecutable, ImageNotFound))

@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..results import Completed
     from .admission import Admission
     from .jobs import Reader
     from .results import Recorded
@@ -74,7 +75,14 @@ class Runner:
         return self._pipe[0]
 
     def start(self) -> None:
+        import atexit
+        import signal
+
+        launch.before()
+        atexit.register(self._at_exit)  # the last registered is called first: what containers need is there still
         started = 0
+        # signals are for the thread that looks after the batch: it is woken by them only if it gets them itself
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
         try:
             for n, slot in enumerate(self.slots):
                 threading.Thread(target=self._work, args=(slot,), name=f"fastctr-batch-{n}", daemon=True).start()
@@ -87,6 +95,18 @@ class Runner:
                 if not self._left:
                     self.finished.set()
                     self.sink.end()
+
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _at_exit(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """kill(), until all have ended."""
+        self.kill()
+        while not self.finished.wait(1.0):
+            self.kill()
 
     # ---- stopping
 
@@ -114,6 +134,9 @@ class Runner:
                 pass  # it has just ended
 
     def close(self) -> None:
+        import atexit
+
+        atexit.unregister(self._at_exit)
         for fd in self._pipe:
             os.close(fd)
 
@@ -137,9 +160,8 @@ class Runner:
             while (job := self._next(slot)) is not None:
                 self._one(job, slot)
         except BaseException as error:  # noqa: BLE001 whatever it is, the batch says so and ends
-            if self.failure is None:
-                self.failure = error
-            self.kill()
+            self.failure = self.failure or error
+            self.kill()  # results cannot be written
         finally:
             with self._take:
                 self._left -= 1
@@ -171,7 +193,7 @@ class Runner:
                     wait = self._due[0][0] - time.monotonic()
                     if wait <= 0:
                         return heapq.heappop(self._due)[2]
-                job = None if self.exhausted else self._read(slot)
+                job = self._read_or_fail(slot)
                 if job is not None:
                     return job
                 if not self._due:
@@ -180,6 +202,18 @@ class Runner:
             if wait > 0:
                 self._wake.wait(wait)
         return None
+
+    def _read_or_fail(self, slot: Slot) -> Job | None:
+        """_read(), unless the source has come to its end. What is wrong with it ends the batch once what
+        runs is done."""
+        if self.exhausted:
+            return None
+        try:
+            return self._read(slot)
+        except BaseException as error:  # noqa: BLE001 a generator of somebody else's among them
+            self.failure = self.failure or error
+            self.stop()
+            return None
 
     def _read(self, slot: Slot) -> Job | None:
         """The next job of the source that is right and not done yet. With the lock."""
@@ -274,7 +308,9 @@ class Runner:
 
     def _attempt(self, job: Job, slot: Slot, need: tuple[int, int]) -> dict[str, Any]:
         began = time.perf_counter()
-        fd, trouble = -1, None
+        fd = -1
+        trouble: BaseException | None = None
+        done: Completed
         try:
             plan = job.entry.plan or job.entry.make()
             stdin: int | None = DEVNULL
@@ -292,9 +328,9 @@ class Runner:
             try:
                 done = launch.run(plan, job.argv, slot, self, stdin=stdin, input=data, capture_output=True, **more)
             except FastctrError as error:  # TimeoutExpired, and outputs that cannot be had
-                done = getattr(error, "completed", None)
-                if done is None:
+                if getattr(error, "completed", None) is None:
                     raise
+                done = error.completed  # type: ignore[attr-defined]
                 trouble = error if isinstance(error, LaunchError) else None
             finally:
                 slot.running = None

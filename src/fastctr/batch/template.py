@@ -42,8 +42,12 @@ class Words:
     def __init__(self, words: list[str]) -> None:
         self._words = words if any(_ANY.search(word) for word in words) else [*words, "{}"]
 
+    def job(self, text: str, number: int) -> dict[str, Any]:
+        """The job of one argument, which is its tag."""
+        return {"argv": self.argv(text, number), "tag": text}
+
     def argv(self, text: str, number: int) -> list[str]:
-        """The command of one argument."""
+        """Its command."""
         return [_ANY.sub(lambda match: PLACES[match.group()](text, number), word) for word in self._words]
 
 
@@ -57,9 +61,14 @@ class Line:
             self._places.append("{}")
             self.script += ' "$1"'
 
+    def job(self, text: str, number: int) -> dict[str, Any]:
+        """The job of one argument, which is its tag: the script and its parameters."""
+        return {"cmd": self.script, "args": [PLACES[place](text, number) for place in self._places], "tag": text}
+
     def argv(self, text: str, number: int) -> list[str]:
-        """The command of one argument: the script, and its parameters."""
-        return ["/bin/sh", "-c", self.script, "sh", *(PLACES[place](text, number) for place in self._places)]
+        """Its command."""
+        job = self.job(text, number)
+        return ["/bin/sh", "-c", job["cmd"], "sh", *job["args"]]
 
     def _parameter(self, place: str) -> str:
         if place not in self._places:
@@ -128,8 +137,7 @@ class Mapped:
         if item is None:
             return None
         self.number += 1
-        text = os.fsdecode(item[1])
-        return self.number, {"argv": self._command.argv(text, self.number), "tag": text}
+        return self.number, self._command.job(os.fsdecode(item[1]), self.number)
 
     def rewind(self) -> None:
         self._arguments.rewind()

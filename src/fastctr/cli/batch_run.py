@@ -13,7 +13,6 @@ from .options import UsageError, help_text, parse
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FrameType
     from typing import Any
 
     from ..batch.batch import Batch
@@ -63,6 +62,17 @@ def grace_of(own: dict[str, Any]) -> float:
     from .. import units
 
     return units.duration_ns("--grace", own["_grace"]) / 10**9 if "_grace" in own else GRACE
+
+
+def room_for(workers: int) -> None:
+    """So many descriptors as jobs at once need, if we may have them."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 24 * workers + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Progress:
@@ -115,36 +125,54 @@ class Control:
         """The exit code. Raises BatchError when it could not go on."""
         import signal
 
+        runner = self._batch.runner
+        began = time.monotonic()
+        # every signal is a byte here: two that come close together are two, and the end of the batch is a zero
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._batch.on_end = lambda: os.write(write, b"\0")
+        woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGTERM:
-                self._old[number] = signal.signal(number, self._asked)
-        began = time.monotonic()
-        runner = self._batch.runner
+                self._old[number] = signal.signal(number, lambda number, frame: None)
         try:
+            room_for(self._batch.workers)
             self._batch.start()
-            self._wait(runner)
+            self._wait(runner, read)
         finally:
-            if not runner.finished.is_set():
-                runner.kill()
-                runner.finished.wait()
-            self._progress.close()
+            runner.end()
+            self._batch.on_end = None
             for number, handler in self._old.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(woken)
+            for fd in (read, write):
+                os.close(fd)
+            self._progress.close()
         self._batch.sync()
         self._summary(time.monotonic() - began)
         if runner.failure is not None:
             raise runner.failure
         return self._code()
 
-    def _wait(self, runner: Any) -> None:
+    def _wait(self, runner: Any, read: int) -> None:
+        import select
+
         from ..batch.progress import EVERY
 
+        poll = select.poll()
+        poll.register(read, select.POLLIN)
         interval = EVERY if self._progress.bar is not None else SYNC_EVERY
         synced = time.monotonic()
-        while not runner.finished.wait(interval if self._deadline is None else 0.05):
+        while not runner.finished.is_set():
+            poll.poll((interval if self._deadline is None else 0.1) * 1000)
+            try:
+                for number in os.read(read, 4096):
+                    if number:
+                        self._asked(number)
+            except BlockingIOError:
+                pass
             now = time.monotonic()
-            if self._deadline is not None and now >= self._deadline and not runner.killing:
-                runner.kill()
+            if runner.killing or (self._deadline is not None and now >= self._deadline):
+                runner.kill()  # again and again: what was about to start is killed too
             self._progress.update(self._word(now))
             if now - synced >= SYNC_EVERY:
                 self._batch.sync()
@@ -157,7 +185,7 @@ class Control:
             return f"stopping: killed in {max(self._deadline - now, 0):.0f}s (Ctrl-C: now)"
         return ""
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
+    def _asked(self, number: int) -> None:
         self._signals += 1
         self._signal = self._signal or number
         if self._signals > 1:
@@ -167,7 +195,7 @@ class Control:
             self._deadline = time.monotonic() + self._grace
             self._batch.stop()
             if not self._progress.quiet and self._progress.bar is None:
-                os.write(2, b"fastctr: stopping: waiting for the jobs that run; again to kill them\n")
+                self._progress.say("fastctr: stopping: waiting for the jobs that run; again to kill them")
 
     def _summary(self, seconds: float) -> None:
         if self._progress.quiet:

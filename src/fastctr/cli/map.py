@@ -95,7 +95,7 @@ def _map(values: dict[str, Any], own: dict[str, Any], rest: list[str], given: li
     try:
         if own.get("_dry_run"):
             while (item := source.next()) is not None:
-                print(_shown(item[1]["argv"]))
+                print(_shown(command.argv(item[1]["tag"], item[0])))
             return 0
         return _run(Batch, source, values, own, total)
     finally:
