@@ -244,10 +244,9 @@ def test_no_stand_in_is_left_beside_a_running_job(plan: fastctr.Plan) -> None:
     def stand_ins() -> int:
         return sum(name_of(int(entry)) == "fctr-stand-in" for entry in os.listdir("/proc") if entry.isdigit())
 
-    with fastctr.Container(["sleep", "30"], plan=plan):
-        with fastctr.Container(["sleep", "30"], plan=plan):
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            names = [Path(f"/proc/{pid}/stat").read_text() for pid in children]
-            assert not [name for name in names if "fctr-stand-in" in name and ") Z" in name]
+    with fastctr.Container(["sleep", "30"], plan=plan), fastctr.Container(["sleep", "30"], plan=plan):
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        names = [Path(f"/proc/{pid}/stat").read_text() for pid in children]
+        assert not [name for name in names if "fctr-stand-in" in name and ") Z" in name]
     plan.close()
     assert stand_ins() == 0
