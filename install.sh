@@ -120,7 +120,7 @@ print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependenc
 with needs -r "$venv/needs.txt"
 stamp=$venv/.fastctr-built
 if [ ! -e "$stamp" ] || [ -n "$(find csrc src setup.py pyproject.toml -newer "$stamp" -type f \
-    ! -name '*.pyc' ! -name '*.so' ! -name _core.c ! -name fctr-stub ! -path '*.egg-info*')" ]; then
+    ! -name '*.pyc' ! -name '*.so' ! -name _core.c ! -name 'fctr-*' ! -path '*.egg-info*')" ]; then
     say "building"
     # What an older build left there would be taken for this one's.
     rm -rf build/lib* build/temp* build/bdist*
