@@ -53,6 +53,7 @@ struct fctr_plan {
 	uint32_t park_at;		/* the start's steps before the process is put to sleep */
 	bool has_devpts, disk_scratch, closed;
 	bool tenant;			/* its containers are used again, once verified: slot.c */
+	bool slot_fine;			/* … the kernel tells the times of changes apart */
 	bool slot_pids;			/* … and pid namespaces with their /proc are made ahead for their jobs */
 	uint32_t slot_places;		/* tenant: what may be written, a list of paths in the blob */
 	uint32_t slot_sysctls;		/* path and value in turn */
@@ -101,6 +102,7 @@ struct fctr_instance {
 	struct fctr_tenant *slot;		/* tenant: what it looked like before its first job */
 	int upper;			/* tenant: where the root's changes go, or -1 */
 	bool slot_out;			/* tenant: in use */
+	int64_t slot_since;		/* tenant: when it was taken */
 	struct fctr_keeper *keeper;	/* tenant: who starts its jobs; NULL none */
 	int cgroupns;			/* tenant: its jobs' cgroup namespace, or -1 */
 	int slot_empty, slot_proc, slot_old, slot_grave, slot_at;	/* tenant: see fctr_slot in plan.h; or -1 */

@@ -351,6 +351,7 @@ struct fctr_instance *fctr_instance_take(struct fctr_plan *p, bool fresh, struct
 		hit = true;
 	if (inst) {
 		inst->slot_out = p->tenant;
+		inst->slot_since = now;
 		if (p->tenant)
 			__atomic_add_fetch(&p->slots_out, 1, __ATOMIC_RELAXED);
 		inst->next = NULL;

@@ -227,6 +227,8 @@ async def run_plan(
         data = input.encode(encoding or "utf-8", errors or "strict") if isinstance(input, str) else bytes(input)
     if as_text:
         "".encode(encoding or "utf-8", errors or "strict")  # an unknown one: before anything is started
+    if launch.get("tty"):
+        raise SpecError("tty", launch["tty"], "is for a container that is talked to", "use create_container_exec()")
     limit = None if output_limit is None else size("output_limit", output_limit)
     wanted = None
     if outputs is not None:

@@ -8,7 +8,7 @@ import os
 
 from .aio_start import Exit, Started, StartedExec, is_heavy, start, the_plan, told
 from .aio_threads import in_thread, whatever
-from .errors import LaunchError
+from .errors import LaunchError, SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,12 +113,19 @@ async def create_container_exec(
     columns): a terminal of its own, which .stdin writes to and .stdout reads. limit: bytes, of the
     StreamReaders. Raises as fastctr.run(); cancelled, it leaves nothing.
     """
+    _of_bytes(kw)
     if plan is None:
         plan = await the_plan(kw, spec)
     if not tty:
         kw.update(stdin=stdin, stdout=stdout, stderr=stderr)
     container = await start(plan, argv, {**kw, "tty": tty})
     return await _process(Process(container, is_heavy(plan)), limit)
+
+
+def _of_bytes(kw: dict[str, Any]) -> None:
+    for name in ("text", "encoding", "errors", "bufsize"):
+        if kw.get(name) is not None:
+            raise SpecError(name, kw[name], "cannot be done", "streams of asyncio are of bytes: decode what is read")
 
 
 async def _process(made: Process, limit: int) -> Process:
@@ -353,8 +360,6 @@ class Process:
         import fcntl
         import struct
 
-        from .errors import SpecError
-
         if self._container._run.master < 0:
             raise SpecError("tty", None, "was not asked for", "start the container with tty=True")
         fcntl.ioctl(self._container._run.master, 0x5414, struct.pack("HHHH", rows, columns, 0, 0))
@@ -362,6 +367,7 @@ class Process:
     async def exec(self, argv: Any, *, limit: int = LIMIT, **kw: Any) -> Process:
         """Start another command in it, with the same user, rights and environment: a Process, whose kill()
         ends that command alone. Keywords of the launch as for create_container_exec()."""
+        _of_bytes(kw)
         target = self._container
         made = await in_thread(lambda: told(lambda: StartedExec(target, argv, bufsize=0, **kw)))
         return await _process(Process(made, False), limit)

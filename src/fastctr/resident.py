@@ -13,7 +13,7 @@ import threading
 from . import _core
 from .api import run_plan
 from .container import Container
-from .errors import LaunchError, SpecError
+from .errors import CommandNotExecutable, CommandNotFound, LaunchError, SpecError
 from .plan import Plan
 
 TYPE_CHECKING = False
@@ -112,14 +112,17 @@ class Resident:
         for name in _WHOLE:
             if launch.get(name):
                 raise SpecError(name, launch[name], "is of the whole container", "give it to Resident(), or use Pool")
+        check = launch.pop("check", False)
         inside = self._live()
         try:
             try:
                 done = run_plan(inside, argv, **launch)  # type: ignore[arg-type]
+            except (CommandNotFound, CommandNotExecutable):
+                raise
             except (LaunchError, ValueError):
                 container = self._container
-                if self._inside is inside and (container is None or container.poll() is None):
-                    raise
+                if self._inside is inside and (container is None or container._wait(0.5) is None):
+                    raise  # it is alive: this is about the command
                 done = run_plan(self._live(inside), argv, **launch)  # type: ignore[arg-type]
         except BaseException:
             self._counts["failed"] += 1
@@ -127,6 +130,8 @@ class Resident:
         if done.killed_by == "signal" and done.returncode == -9 and self._more_oom():
             done.killed_by = "oom"
         self._counts["killed" if done.killed_by else "done"] += 1
+        if check:
+            done.check_returncode()
         return done
 
     def _more_oom(self) -> bool:

@@ -51,7 +51,8 @@ class Slots:
         from queue import SimpleQueue
 
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= SIZE_MAX:
-            raise SpecError("size", size, f"is not a number from 1 to {SIZE_MAX}", "give how many jobs are to run at a time")
+            raise SpecError("size", size, f"is not a number from 1 to {SIZE_MAX}",
+                            "give how many jobs are to run at a time")
         if plan is None:
             plan = Plan(spec, **fields)
         elif fields or spec is not None:
@@ -70,7 +71,7 @@ class Slots:
         """Make the slots now, or n of them. Returns how many are ready. Raises LaunchError as a start would."""
         self._open()
         self.plan.warm(min(self.size, self.size if n is None else n))
-        return self.metrics()["ready"]  # type: ignore[no-any-return]
+        return self.metrics()["ready"]
 
     def run(self, argv: Any = None, **launch: Any) -> Completed:
         """As fastctr.run(), in a slot; waits for a free one first. timeout counts from the start of the job.
@@ -78,6 +79,7 @@ class Slots:
         limits of a job's own change its slot, which is torn down after it. Raises what fastctr.run() does.
         """
         self._open()
+        check = launch.pop("check", False)
         token = self._free.get()
         try:
             done = run_plan(self.plan, argv, **launch)
@@ -87,6 +89,8 @@ class Slots:
         finally:
             self._free.put(token)
         self._counts["killed" if done.killed_by else "done"] += 1
+        if check:
+            done.check_returncode()
         return done
 
     def submit(self, argv: Any, **launch: Any) -> Future[Completed]:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 _POWERS = frozenset(
     "CAP_" + name
-    for name in ("SYS_ADMIN NET_ADMIN SYS_TIME SYS_MODULE SYS_RAWIO SYS_BOOT BPF PERFMON MAC_ADMIN MAC_OVERRIDE"
-                 " CHECKPOINT_RESTORE").split()
-)
+    for name in ("SYS_ADMIN", "NET_ADMIN", "SYS_TIME", "SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "BPF", "PERFMON",
+                 "MAC_ADMIN", "MAC_OVERRIDE", "CHECKPOINT_RESTORE")
+)  # fmt: skip
 """With one of these a job could change what is kept between jobs and not looked at, or the clock that
 changes of files are told by."""
 _LASTING = frozenset(("keyctl", "add_key", "request_key", "io_uring_setup", "bpf", "perf_event_open"))
@@ -78,15 +78,15 @@ def _rights(spec: Spec) -> None:
         kept = kept - {name for names, action, *rest in profile.rules for name in names
                        if action not in allowing and not rest[-1]}
     if kept:
-        raise SpecError("seccomp", "profile", f"lets a job call {sorted(kept)[0]}, which leaves something in the kernel",
-                        _OTHER)
+        raise SpecError("seccomp", "profile",
+                        f"lets a job call {sorted(kept)[0]}, which leaves something in the kernel", _OTHER)
 
 
 def _mounts(spec: Spec) -> None:
     covered = any(path in ("/proc", "/proc/sys") for path in spec.readonly_paths)
     if spec.proc and not covered:
-        raise SpecError("readonly_paths", list(spec.readonly_paths), "leaves out /proc/sys: sysctls of a job would stay",
-                        'add "/proc/sys"')
+        raise SpecError("readonly_paths", list(spec.readonly_paths),
+                        "leaves out /proc/sys: sysctls of a job would stay", 'add "/proc/sys"')
     for mount in (*spec.tmpfs, *spec.mounts, *spec.volumes):
         where = mount.target
         if mount.kind == mounts.PROC and where != "/proc":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 import struct
 import threading
 import time
@@ -119,28 +120,26 @@ class ZygoteJob:
 
     def _read(self, give_up: float | None) -> None:
         sock, data = self._child.sock, self._data
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        poll.register(self._child.run.pidfd, select.POLLIN)  # a fork of ours may hold the job's end of the socket
         asked = False
         while True:
             wait = min((t for t in (give_up, self._until) if t is not None), default=None)
-            left = None if wait is None else wait - time.monotonic()
-            if not asked:
-                sock.settimeout(SHORT_MS / 1000 if left is None else max(min(left, SHORT_MS / 1000), 0.000001))
-            else:
-                sock.settimeout(None if left is None else max(left, 0.000001))
-            try:
-                part = sock.recv(65536 if len(data) < 65536 else 1 << 20)
-            except TimeoutError:
+            left = None if wait is None else max((wait - time.monotonic()) * 1000, 0.0)
+            if not poll.poll(left if asked else SHORT_MS if left is None else min(left, SHORT_MS)):
                 if not asked:
                     asked = True
                     self._zygote._wake()  # a longer one
-                    continue
-                if self._until is not None and time.monotonic() >= self._until:
+                elif self._until is not None and time.monotonic() >= self._until:
                     self._expire()
                     self._until = None
                 elif give_up is not None and time.monotonic() >= give_up:
-                    raise TimeoutError(f"{self._what}: no result yet") from None
+                    raise TimeoutError(f"{self._what}: no result yet")
                 continue
-            except (ConnectionError, OSError):
+            try:
+                part = sock.recv(65536 if len(data) < 65536 else 1 << 20, socket.MSG_DONTWAIT)
+            except OSError:  # nothing in it, and the process is gone; or the socket is
                 part = b""
             if not part:
                 self._ended()
@@ -149,12 +148,6 @@ class ZygoteJob:
             if len(data) < ANSWER.size:
                 continue
             kind, length = ANSWER.unpack_from(data)
-            if kind == b"R" and not self._child.ready:
-                self._child.ready = True
-                del data[: ANSWER.size]
-                if len(data) < ANSWER.size:
-                    continue
-                kind, length = ANSWER.unpack_from(data)
             if length > self._limit:
                 self.kill()
                 why = f"{self._what}: a result of {length} bytes is longer than result_limit"

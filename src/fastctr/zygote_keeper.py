@@ -105,7 +105,7 @@ class Keeper:
                 self._counts["parked"] += 1
                 return child
             try:
-                child = process.fork(limits)  # its first word comes before its answer
+                child = process.fork(limits)
             except BrokenPipeError:
                 if attempt == 2:
                     raise wire.ZygoteError("the zygote ended while it was asked for a job") from None
@@ -205,6 +205,8 @@ class Keeper:
     def _forget(self) -> None:
         process, self._process = self._process, None
         if process is not None:
+            if process.container is not None:
+                process.container._run.forget()  # before it goes, which would end it
             process.control.close()
             for fd in (process.userns, process.null):
                 if fd >= 0:

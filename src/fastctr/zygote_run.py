@@ -104,8 +104,6 @@ def run(zygote: Zygote, argv: Any, *, stdin: Any = None, input: Any = None, stdo
 
 def _raise_failure(word: bytes, cwd: Any) -> None:
     """What the job said, if it did not come as far as the script."""
-    if word[:1] == b"R":
-        word = word[ANSWER.size :]
     if word[:1] == b"F":
         raise failed_start(word[ANSWER.size :])
     if word[:1] == b"C" and word[ANSWER.size :].isdigit():

@@ -202,7 +202,7 @@ class Zygote:
             gc.enable()
             if ahead:
                 rehearse(self.rehearsal)
-            answer(sock, b"R")
+                answer(sock, b"R")
             code = job(sock)
         except BaseException:  # noqa: BLE001 whatever it is, this must not go on as a second zygote
             traceback.print_exc()

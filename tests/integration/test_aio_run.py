@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,12 @@ def test_errors(on: On, rootfs: str) -> None:
             await aio.run(["true"], rootfs=rootfs, input=b"", stdin=aio.PIPE)
         with pytest.raises(LookupError):
             await aio.run(["true"], rootfs=rootfs, encoding="no-such")
+        with pytest.raises(fastctr.SpecError, match="create_container_exec"):
+            await aio.run(["true"], rootfs=rootfs, tty=True)
+        with pytest.raises(fastctr.SpecError, match="decode"):
+            await aio.create_container_exec(["true"], rootfs=rootfs, stdout=aio.PIPE, text=True)
+        with pytest.raises(fastctr.UnknownField):
+            await aio.create_container_exec(["true"], rootfs=rootfs, timeout=3)
 
     on(main())
 
@@ -195,6 +202,31 @@ def test_a_warm_start_needs_no_thread(rootfs: str, monkeypatch: pytest.MonkeyPat
     asyncio.run(main())
 
 
+def test_a_burst_leaves_the_loop_its_turns(rootfs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are prepared: a few starts in each turn, the rest in threads."""
+
+    async def main() -> None:
+        plan = fastctr.Plan(rootfs=rootfs)
+        plan.warm(12)
+        turn, here = 0, []
+
+        def starting(*args: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                here.append(turn)
+            return real(*args)
+
+        real = aio_start._start
+        monkeypatch.setattr(aio_start, "_start", starting)
+        tasks = [asyncio.create_task(aio.run(["true"], plan=plan)) for _ in range(40)]
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            turn += 1
+        assert [task.result().returncode for task in tasks] == [0] * 40
+        assert here and max(here.count(n) for n in here) <= 2 * aio_start.STARTS_A_TURN
+
+    asyncio.run(main())
+
+
 def test_a_loop_that_is_closed_takes_its_containers(on: On, rootfs: str, capfd: pytest.CaptureFixture[str]) -> None:
     kept: list[Any] = []
 
@@ -289,3 +321,31 @@ def test_from_a_fork(rootfs: str) -> None:
         assert await process.wait() == -9
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("snapshotter", ["overlay", "vfs"])
+def test_from_an_image(on: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshotter: str) -> None:
+    """It is looked up in a thread the first time, and found at once the next."""
+    from image_support import busybox_image
+    from fastctr.image.store import get
+
+    monkeypatch.setenv("FASTCTR_ROOT", str(tmp_path / "store"))
+    busybox_image(get(str(tmp_path / "store")), config={"Cmd": ["echo", "from the image"], "Env": ["PATH=/bin"]})
+
+    async def main() -> None:
+        kw: dict[str, Any] = {"image": "busybox", "pull": "never", "snapshotter": snapshotter}
+        assert not aio_start._image_known(dict(kw))
+        done = await aio.run(capture_output=True, **kw)
+        assert (done.returncode, done.stdout, done.args) == (0, b"from the image\n", ["echo", "from the image"])
+        assert aio_start._image_known(dict(kw))
+        tasks = [aio.run(["sh", "-c", "echo x > /new; cat /new"], capture_output=True, **kw) for _ in range(4)]
+        assert [done.stdout for done in await asyncio.gather(*tasks)] == [b"x\n"] * 4
+        async with await aio.create_container_exec(["sleep", "61"], **kw) as process:
+            assert await (await process.exec(["true"])).wait() == 0
+        async with aio.Pool(size=2, **kw) as pool:
+            assert (await pool.run(["true"])).returncode == 0
+            assert pool.metrics()["ready"] >= (0 if snapshotter == "vfs" else 1)
+        with pytest.raises(fastctr.ImageNotFound):
+            await aio.run(["true"], image="no-such", pull="never")
+
+    on(main())

@@ -120,7 +120,7 @@ def test_a_keeper_of_slots_is_killed(rootfs: str, tmp_path: Path) -> None:
         with Slots(rootfs=rootfs, memory="64m", size=2) as slots:
             assert slots.run(["true"]).returncode == 0
             future = slots.submit(["sleep", str(chance.random() * 0.1)])
-            found = list(processes_named("fctr-keeper"))
+            found = list(processes_named("fctr-keep"))
             assert found, "no keeper to be seen"
             time.sleep(chance.random() * 0.1)
             for pid in found:

@@ -136,7 +136,7 @@ def imports_of(path: Path) -> set[str]:
 MODULES = {".".join(["fastctr", *path.relative_to(SOURCE).with_suffix("").parts]): imports_of(path)
            for path in SOURCE.rglob("*.py")}
 LAUNCHING = {"fastctr.api", "fastctr.container", "fastctr.results", "fastctr.plan", "fastctr.context", "fastctr.communicate", "fastctr.maintenance",
-             "fastctr.from_image", "fastctr.images", "fastctr.batch.launch", "fastctr.batch.plans"}
+             "fastctr.from_image", "fastctr.images"}
 # many jobs: they launch by the API and by one another, and what launches does not know them
 JOBS = re.compile(r"fastctr\.(pool|workers|executor|aio\w*|slots\w*|resident|keeper\w*|zygote\w*|batch(\..*)?|integrations(\..*)?)$")
 
