@@ -31,6 +31,9 @@ int fctr_cgroot_open(const char *parent, const char *owner, struct fctr_cgroot *
  * Groups must be destroyed before. */
 void fctr_cgroot_close(struct fctr_cgroot *root);
 int fctr_cgroot_mode(const struct fctr_cgroot *root);
+/* Whether a group above the owner's, and not above our own process, has a limit of memory: what is born
+ * in its groups may then be killed for others. Looked at again after 100 ms. */
+bool fctr_cgroot_short(struct fctr_cgroot *root);
 /* Remove (killing what is left inside) sibling owners for which dead(name, arg) is true. Returns how many. */
 int fctr_cgroot_sweep(struct fctr_cgroot *root, bool (*dead)(const char *name, void *arg), void *arg);
 

@@ -56,6 +56,8 @@ struct fctr_cgroot {
 	char *place, *owner;	/* place: no slash at either end */
 	bool place_ours;	/* ends in our default name: removed when empty */
 	int kept;		/* figures' descriptors; atomic */
+	int64_t above_seen;	/* when above_limited was found out, ns; both atomic */
+	bool above_limited;
 	pthread_mutex_t lock;	/* owner_fd, enabled, progs */
 	struct fctr_devprog *progs;
 };

@@ -57,13 +57,15 @@ static void status_of_lost(struct fctr_container *c)
 	memset(&info, 0, sizeof(info));
 	info.mask = 1 << 3;	/* PIDFD_INFO_EXIT, Linux 6.15 */
 	/* _IOWR(0xFF, 11, struct pidfd_info) of its first, 64-byte version plus coredump fields */
-	for (int i = 0; i < 100; i++) {
+	for (int i = 0;; i++) {
 		struct pollfd gone = { c->pidfd, 0, 0 };	/* POLLHUP: its parent, who is not us, has waited for it */
+		int r = ioctl(c->pidfd, _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 72), &info);
 
-		if (ioctl(c->pidfd, _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 72), &info) < 0)
+		if (r < 0)
 			info.mask = 0;
-		if (!c->plan->zygote || info.mask & 1 << 3 || poll(&gone, 1, 10) < 0)
+		if (r < 0 || info.mask & 1 << 3 || !c->plan->zygote || i == 100)
 			break;
+		poll(&gone, 1, 10);
 		info.mask = 1 << 3;
 	}
 	if (!(info.mask & 1 << 3)) {
@@ -159,14 +161,12 @@ static bool wants_refill(const struct fctr_container *c)
 /* What is put off until a start has proved not to be a short job's. */
 static bool wants_more(const struct fctr_container *c)
 {
-	return wants_refill(c) || c->pinned || fctr_park_unsettled(c->inst);
+	return wants_refill(c) || c->pinned;
 }
 
 static void do_more(struct fctr_container *c)
 {
 	fctr_unpin(c);
-	if (fctr_park_unsettled(c->inst))
-		fctr_park_settle(c->inst);
 	if (!wants_refill(c))
 		return;
 	c->inst->want_refill = false;

@@ -111,7 +111,8 @@ struct fctr_instance {
 	pthread_mutex_t cg_lock;	/* once the container is known to several threads */
 	bool want_refill;		/* ask for another once the start is over */
 	bool was_warm;			/* made before its start */
-	bool own_user;			/* this launch's, in place of the plan's */
+	bool own_user;			/* this launch has one in place of the plan's: */
+	struct fctr_user launch_user;
 	bool cg_dirty;			/* limits changed by the launch or later: not for reuse as it is */
 	char *stack;
 	char scratch_name[24];
@@ -245,6 +246,7 @@ int fctr_slot_places(struct fctr_plan *p, const struct fctr_spec *spec, struct f
 int fctr_slot_open(struct fctr_instance *inst, struct fctr_error *err);	/* once it is made */
 bool fctr_slot_give(struct fctr_instance *inst);	/* after a job: true if it is clean, and its plan's again */
 void fctr_slot_close(struct fctr_instance *inst);
+void fctr_slot_lost(struct fctr_instance *inst);	/* its keeper is gone: so is what it may have started */
 void fctr_slot_forked(struct fctr_instance *inst);
 
 /* keep.c */

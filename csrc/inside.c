@@ -8,11 +8,45 @@
 #include "launch.h"
 #include "plan.h"
 
+void fctr_start_slots(const struct fctr_plan *p, const struct fctr_instance *inst,
+		      const struct fctr_container *target, int slot[FCTR_SLOT_TREE])
+{
+	static const int map[][2] = {
+		{ FCTR_NS_MNT, FCTR_SLOT_MNT }, { FCTR_NS_PID, FCTR_SLOT_PID }, { FCTR_NS_NET, FCTR_SLOT_NET },
+		{ FCTR_NS_IPC, FCTR_SLOT_IPC }, { FCTR_NS_UTS, FCTR_SLOT_UTS }, { FCTR_NS_CGROUP, FCTR_SLOT_CGROUPNS },
+		{ FCTR_NS_USER, FCTR_SLOT_USER }, { FCTR_NS_TIME, FCTR_SLOT_TIME },
+	};
+
+	for (int i = 0; i < FCTR_SLOT_TREE; i++)
+		slot[i] = -1;
+	for (size_t i = 0; i < ARRAY_LEN(map); i++)
+		slot[map[i][1]] = target ? target->pidfd : p->ns_fd[map[i][0]];
+	if (!inst)
+		return;
+	if (inst->mnt >= 0)
+		slot[FCTR_SLOT_MNT] = inst->mnt;
+	if (inst->cgroupns >= 0)
+		slot[FCTR_SLOT_CGROUPNS] = inst->cgroupns;
+	slot[FCTR_SLOT_EMPTY] = inst->slot_empty;
+	slot[FCTR_SLOT_PROC] = inst->slot_proc;
+	slot[FCTR_SLOT_OLD] = inst->slot_old;
+	slot[FCTR_SLOT_GRAVE] = inst->slot_grave;
+	slot[FCTR_SLOT_AT] = inst->slot_at;
+	if (inst->ipc >= 0)
+		slot[FCTR_SLOT_IPC] = inst->ipc;
+	if (inst->uts >= 0)
+		slot[FCTR_SLOT_UTS] = inst->uts;
+	if (inst->net)
+		slot[FCTR_SLOT_NET] = inst->net->fd;
+	else if (inst->net_fd >= 0)
+		slot[FCTR_SLOT_NET] = inst->net_fd;
+}
+
 /* Who the job is. groups: room for those of a user that was looked up. */
 void fctr_identity(const struct fctr_plan *p, const struct fctr_instance *inst, uint32_t groups[FCTR_GROUPS_MAX],
 		   struct fctr_params *q)
 {
-	const struct fctr_user *u = inst && (p->need_user || inst->own_user) ? &inst->user : NULL;
+	const struct fctr_user *u = !inst ? NULL : inst->own_user ? &inst->launch_user : p->need_user ? &inst->user : NULL;
 
 	q->uid = u ? u->uid : p->uid;
 	q->gid = u ? u->gid : p->gid;
@@ -132,7 +166,7 @@ static int look_up_user(struct fctr_instance *inst, const char *user, struct fct
 	add_path(&in, FCTR_OP_KEEP, FCTR_ST_USER, "/etc/group")->slot = FCTR_SLOT_TREE + 1;
 	r = inside_run(&in, inst, &none, err);
 	if (r == 0)
-		r = fctr_user_lookup(in.slot[FCTR_SLOT_TREE], in.slot[FCTR_SLOT_TREE + 1], user, &inst->user, err);
+		r = fctr_user_lookup(in.slot[FCTR_SLOT_TREE], in.slot[FCTR_SLOT_TREE + 1], user, &inst->launch_user, err);
 	inside_free(&in);
 	return r;
 }
@@ -170,7 +204,7 @@ static int put_files(struct fctr_instance *inst, const struct fctr_launch *l, st
 int fctr_inside_prepare(struct fctr_instance *inst, const struct fctr_launch *l, struct fctr_error *err)
 {
 	if (l->ids_given) {
-		inst->user = (struct fctr_user){ .uid = l->uid, .gid = l->gid, .home = "/" };
+		inst->launch_user = (struct fctr_user){ .uid = l->uid, .gid = l->gid, .home = "/" };
 		inst->own_user = true;
 	} else if (l->user) {
 		if (look_up_user(inst, l->user, err) < 0)

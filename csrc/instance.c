@@ -567,7 +567,7 @@ int fctr_instance_pty(struct fctr_instance *inst, bool console, char *stack, int
 	struct fctr_steps steps = { v, ARRAY_LEN(v), 0 };
 	int slot[FCTR_SLOT_TREE];
 	struct fctr_params params = { .owner_pidfd = -1, .err_fd = -1, .stub_fd = -1,
-				      .uid = p->need_user ? inst->user.uid : p->uid };
+				      .uid = inst->own_user ? inst->launch_user.uid : p->need_user ? inst->user.uid : p->uid };
 	struct fctr_result result;
 	int r;
 

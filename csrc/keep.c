@@ -210,6 +210,8 @@ static int send_setup(struct fctr_keeper *k, const struct fctr_plan *p, struct f
 			return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "filter");
 	}
 	memcpy(s.secret, k->secret, sizeof(s.secret));
+	memcpy(s.cpus, k->cpus, sizeof(s.cpus));
+	s.cpus_len = k->cpus_len > 0 ? (uint64_t)k->cpus_len : 0;
 	s.seccomp_len = (uint32_t)n;
 	s.steps = (sizeof(s) + 15) & ~15UL;
 	s.blob = (s.steps + p->keep_job.n * sizeof(struct fctr_step) + 15) & ~15UL;
@@ -220,7 +222,7 @@ static int send_setup(struct fctr_keeper *k, const struct fctr_plan *p, struct f
 	    pwrite(fd, p->blob, p->blob_len, (off_t)s.blob) < 0 ||
 	    (n && pwrite(fd, filter, n * sizeof(*filter), (off_t)s.seccomp) < 0))
 		return fctr_fail(err, FCTR_ST_INIT, errno, "memfd for a keeper");
-	if (send_all(k->sock, "", 1, &fd, 1) < 0 || hear(k, &reply) < 0)
+	if (send_all(k->sock, "", 1, (int[]){ fd, p->ctx->owner_pidfd }, 2) < 0 || hear(k, &reply) < 0)
 		return fctr_fail(err, FCTR_ST_INIT, EPIPE, "the keeper does not answer");
 	if (reply.result.err)
 		return fctr_fail(err, FCTR_ST_SECCOMP, reply.result.err, "keeper");
@@ -416,6 +418,10 @@ int fctr_keeper_launch(struct fctr_keeper *k, const struct fctr_instance *inst, 
 		return fctr_fail(err, FCTR_ST_CLONE, ECHILD, "the keeper of this slot is gone");
 	}
 	*result = reply.result;
+	if (result->candidate < 0 || (uint32_t)result->candidate >= job.candc)
+		result->candidate = 0;
+	if (result->stage < 0 || result->stage >= FCTR_ST_COUNT)
+		result->stage = FCTR_ST_CLONE;
 	c->pid = reply.pid;
 	c->pidfd = -1;
 	if (reply.pid > 0) {

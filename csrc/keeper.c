@@ -11,6 +11,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -25,7 +26,7 @@ void *memset(void *to, int c, size_t n);
 void *memcpy(void *restrict to, const void *restrict from, size_t n);
 
 static struct {
-	int sock, last;			/* last: pidfd of the job started last */
+	int sock, last, owner;		/* last: pidfd of the job started last; owner: the launcher's */
 	const struct fctr_keep_setup *setup;
 	const char *base;
 	char packet[FCTR_KEEP_PACKET] __attribute__((aligned(16)));
@@ -87,6 +88,8 @@ static int born(void *arg)
 	uint64_t *secret = (uint64_t *)k.setup->secret;
 	long r = 0;
 
+	if (k.setup->cpus_len)
+		sys3(SYS_sched_setaffinity, 0, k.setup->cpus_len, k.setup->cpus);
 	if (b->old >= 0)	/* the last job's /proc away; see slot.c */
 		r = sys6(SYS_move_mount, b->old, "", b->grave, at, 4 /* F_EMPTY_PATH */, secret[0]);
 	if (r == 0 && b->proc >= 0)
@@ -104,13 +107,18 @@ static long receive(char *buf, size_t size, int *fds, int *n_fds)
 {
 	union { struct cmsghdr h; char room[CMSG_SPACE(FCTR_KEEP_FDS * sizeof(int))]; } control;
 	struct iovec iov = { buf, size };
+	struct pollfd p[2] = { { k.sock, POLLIN, 0 }, { k.owner, POLLIN, 0 } };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
 	long n;
 
 	*n_fds = 0;
-	do
-		n = sys3(SYS_recvmsg, k.sock, &msg, MSG_CMSG_CLOEXEC);
-	while (n == -EINTR);
+	do {	/* a fork of the launcher may hold the other end of the socket, too */
+		n = k.owner >= 0 ? sys5(SYS_ppoll, p, 2, NULL, NULL, 8) : 0;
+		if (n > 0 && p[1].revents)
+			return 0;
+		if (n >= 0)
+			n = sys3(SYS_recvmsg, k.sock, &msg, MSG_CMSG_CLOEXEC);
+	} while (n == -EINTR);
 	if (n <= 0)
 		return n;
 	if (msg.msg_controllen >= sizeof(struct cmsghdr) && control.h.cmsg_level == SOL_SOCKET &&
@@ -130,7 +138,7 @@ static long setup(void)
 	struct birth own = { .proc = -1 };
 	long r = receive(&one, 1, fd, &n);
 
-	if (r != 1 || n != 1)
+	if (r != 1 || n != 2)
 		return -EPROTO;
 	s = (void *)sys6(SYS_mmap, NULL, sizeof(*s), PROT_READ, MAP_PRIVATE, fd[0], 0);
 	if ((unsigned long)s > -4096UL || s->magic != FCTR_KEEP_MAGIC)
@@ -140,6 +148,7 @@ static long setup(void)
 		return -ENOMEM;
 	k.setup = (const void *)k.base;
 	raw_close(fd[0]);
+	k.owner = fd[1];
 	s = k.setup;
 	own.run = (struct fctr_run){
 		.steps = (const struct fctr_step *)(k.base + s->steps), .n_steps = s->n_own, .blob = k.base + s->blob,
@@ -246,7 +255,7 @@ __attribute__((noreturn)) void fctr_keeper_main(int sock)
 	sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, 8);
 	fctr_default_signals();
 	k.sock = sock;
-	k.last = -1;
+	k.last = k.owner = -1;
 	sys3(SYS_fcntl, sock, F_SETFD, FD_CLOEXEC);
 	r = setup();
 	reply.result.err = (int32_t)-r;

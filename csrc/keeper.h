@@ -14,6 +14,7 @@ struct fctr_keep_setup {
 	uint32_t magic, size, n_steps, n_own, seccomp_len, seccomp_flags;	/* own: the first of the steps, done once */
 	uint64_t steps, blob, seccomp;
 	uint64_t secret[2];	/* see keeper_filter() */
+	uint64_t cpus[16], cpus_len;	/* where its jobs may run: it is itself held where the launcher is */
 };
 
 #define FCTR_KEEP_CWD 1u		/* a working directory is the last string */

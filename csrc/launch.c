@@ -39,53 +39,6 @@ struct start {			/* one launch in progress */
 	int64_t stamps[FCTR_MAX_STAMPS + 1];
 };
 
-/* ---- the command's path ---------------------------------------------------------------- */
-
-static const char *path_of(const char *const *envp)
-{
-	for (; envp && *envp; envp++)
-		if (strncmp(*envp, "PATH=", 5) == 0)
-			return *envp + 5;
-	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-}
-
-/* All the places execvp(3) would try, so that the child need not put strings together. */
-static int find_candidates(struct start *s, struct fctr_error *err)
-{
-	const char *name = s->launch->argv[0], *path = path_of(s->launch->envp);
-	size_t parts = 1, len = strlen(name), n = 0;
-	char *out;
-
-	if (strchr(name, '/')) {
-		s->candidates = calloc(2, sizeof(char *));
-		if (s->candidates)
-			s->candidates[0] = (char *)name;
-	} else {
-		for (const char *c = path; *c; c++)
-			parts += *c == ':';
-		s->candidates = calloc(parts + 1, sizeof(char *));
-		s->candidate_mem = out = malloc(strlen(path) + parts * (len + 3));
-		while (s->candidates && out) {
-			size_t dir = strcspn(path, ":");
-
-			s->candidates[n++] = out;
-			if (dir == 0)
-				*out++ = '.';
-			memcpy(out, path, dir);
-			out += dir;
-			*out++ = '/';
-			memcpy(out, name, len + 1);
-			out += len + 1;
-			if (!path[dir])
-				break;
-			path += dir + 1;
-		}
-	}
-	if (!s->candidates || (!strchr(name, '/') && !s->candidate_mem))
-		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "command path");
-	return 0;
-}
-
 /* ---- descriptors ------------------------------------------------------------------------ */
 
 static int by_dst(const void *a, const void *b)
@@ -161,40 +114,6 @@ static int init_argv(struct start *s, struct fctr_error *err)
 	s->params.argv = (char *const *)s->argv;
 	s->params.stub_fd = s->stub_fd;
 	return 0;
-}
-
-void fctr_start_slots(const struct fctr_plan *p, const struct fctr_instance *inst,
-		      const struct fctr_container *target, int slot[FCTR_SLOT_TREE])
-{
-	static const int map[][2] = {
-		{ FCTR_NS_MNT, FCTR_SLOT_MNT }, { FCTR_NS_PID, FCTR_SLOT_PID }, { FCTR_NS_NET, FCTR_SLOT_NET },
-		{ FCTR_NS_IPC, FCTR_SLOT_IPC }, { FCTR_NS_UTS, FCTR_SLOT_UTS }, { FCTR_NS_CGROUP, FCTR_SLOT_CGROUPNS },
-		{ FCTR_NS_USER, FCTR_SLOT_USER }, { FCTR_NS_TIME, FCTR_SLOT_TIME },
-	};
-
-	for (int i = 0; i < FCTR_SLOT_TREE; i++)
-		slot[i] = -1;
-	for (size_t i = 0; i < ARRAY_LEN(map); i++)
-		slot[map[i][1]] = target ? target->pidfd : p->ns_fd[map[i][0]];
-	if (!inst)
-		return;
-	if (inst->mnt >= 0)
-		slot[FCTR_SLOT_MNT] = inst->mnt;
-	if (inst->cgroupns >= 0)
-		slot[FCTR_SLOT_CGROUPNS] = inst->cgroupns;
-	slot[FCTR_SLOT_EMPTY] = inst->slot_empty;
-	slot[FCTR_SLOT_PROC] = inst->slot_proc;
-	slot[FCTR_SLOT_OLD] = inst->slot_old;
-	slot[FCTR_SLOT_GRAVE] = inst->slot_grave;
-	slot[FCTR_SLOT_AT] = inst->slot_at;
-	if (inst->ipc >= 0)
-		slot[FCTR_SLOT_IPC] = inst->ipc;
-	if (inst->uts >= 0)
-		slot[FCTR_SLOT_UTS] = inst->uts;
-	if (inst->net)
-		slot[FCTR_SLOT_NET] = inst->net->fd;
-	else if (inst->net_fd >= 0)
-		slot[FCTR_SLOT_NET] = inst->net_fd;
 }
 
 /* ---- clone ------------------------------------------------------------------------------ */
@@ -321,8 +240,12 @@ static int keeper_start(struct start *s, struct fctr_keeper *k, int into, struct
 	s->c->kept = true;
 	if (s->target)
 		fctr_lane_put(s->target, k, r == 0);
+	if (r < 0 && s->inst)
+		fctr_slot_lost(s->inst);
 	if (r < 0)
 		return -1;
+	if (s->launch->keep)
+		fctr_unpin(s->c);
 	if (result.stage) {
 		result.index = -1;	/* of another list than the start's */
 		return reap_failed(s, &result, err);
@@ -355,7 +278,7 @@ static int read_report(struct start *s, struct fctr_error *err)
 
 static int open_pty(struct start *s, struct fctr_error *err)
 {
-	char *stack = fctr_stack_get(s->plan->ctx);	/* a parked process and its stand-in sleep on the instance's */
+	char *stack = fctr_stack_get(s->plan->ctx);	/* a parked process sleeps on the instance's */
 	int r;
 
 	if (!stack)
@@ -387,7 +310,7 @@ static int begin(struct start *s, struct fctr_error *err)
 		into = fctr_cgroup_into_fd(cg);
 		pthread_mutex_unlock(&inst->cg_lock);
 	}
-	if (find_candidates(s, err) < 0)
+	if (fctr_candidates(l->argv[0], l->envp, &s->candidates, &s->candidate_mem, err) < 0)
 		return -1;
 	s->params.candidates = s->candidates;
 	if (l->tty && open_pty(s, err) < 0)
@@ -441,7 +364,7 @@ static void stamp_timings(struct start *s)
 	struct fctr_timings *t = &s->c->timings;
 	uint32_t n = s->plan->start.n < FCTR_MAX_STAMPS ? s->plan->start.n : FCTR_MAX_STAMPS;
 
-	if (!s->launch->stamps || s->plan->mode == FCTR_MODE_STUB)
+	if (!s->launch->stamps || s->plan->mode == FCTR_MODE_STUB || s->c->kept)
 		return;
 	for (uint32_t i = 0; i < n; i++) {
 		int64_t end = i + 1 < n ? s->stamps[i + 1] : s->c->t_spawned;
@@ -471,7 +394,7 @@ static int launch_here(struct fctr_plan *plan, struct fctr_container *target, co
 	atomic_init(&c->refs, 1);
 	fctr_plan_ref(plan);
 	if (!target) {
-		s->inst = fctr_instance_take(plan, false, err);
+		s->inst = fctr_instance_take(plan, plan->parks && fctr_park_small(launch->limits), err);
 		while (s->inst && s->inst->park && !fctr_park_fits(s->inst)) {
 			fctr_ctx_bury(plan->ctx, s->inst);
 			s->inst = fctr_instance_take(plan, false, err);
@@ -516,7 +439,6 @@ out:
 	free(s->candidate_mem);
 	free(s->argv);
 	if (r == 0 && launch->keep && s->inst) {
-		fctr_park_settle(s->inst);
 		/* out of the way of descriptors to come: see shared_top */
 		fctr_move_high(&c->pidfd);
 		fctr_move_high(&s->inst->mnt);

@@ -9,8 +9,9 @@
  * or its end (CLONE_CHILD_CLEARTID), and wakes whoever waits.
  *
  * When a control group is out of memory the kernel kills a process in it and all who share its memory,
- * and that would be the launcher. A child of vfork it spares. So a stand-in, a process in nobody's
- * group, calls vfork and lies in wait; the parked process is its sibling (CLONE_PARENT), our child.
+ * and that would be the launcher. (A child of vfork it spares, but its parent waits in state D, which
+ * counts as load.) So there are none in groups that could run out before the job's exec: those with a
+ * small limit, and below one that is limited by somebody else. Those starts clone as ever, by vfork.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -35,6 +36,7 @@
 
 enum { GONE, STARTING, PARKED, GO };
 #define PAUSE_NS 2000000000LL
+#define ROOM (16 << 20)	/* an exec's arguments take 6 MB at most, and little else is in a fresh group */
 
 /* What a child has from its parent that nothing in the plan sets. The launcher may have changed its
  * own since, and a job is to have what a clone now would give it. */
@@ -49,9 +51,8 @@ struct inherited {
 
 struct fctr_park {
 	uint32_t word;
-	pid_t pid, stand_in;
-	int pidfd, pidns;
-	struct fctr_clone_args args;
+	pid_t pid;
+	int pidfd;
 	struct fctr_run run;
 	struct fctr_params params;
 	struct fctr_result result;
@@ -61,30 +62,10 @@ struct fctr_park {
 	int slot[FCTR_SLOT_TREE];
 };
 
-/* Wait for a child without asking for more than its end. */
-static bool ended(pid_t pid, int flags)
-{
-	long r;
-
-	do
-		r = sys4(SYS_wait4, pid, NULL, __WALL | flags, NULL);
-	while (r == -EINTR);
-	return r != 0;
-}
-
 static long wait_while(uint32_t *word, uint32_t value)
 {
 	while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value)
 		sys4(SYS_futex, word, FUTEX_WAIT, value, NULL);	/* also EINTR: look again */
-	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
-}
-
-static long wait_a_while(uint32_t *word, uint32_t value)
-{
-	struct timespec second = { 1, 0 };
-
-	if (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value)
-		sys4(SYS_futex, word, FUTEX_WAIT, value, &second);
 	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
@@ -162,24 +143,26 @@ static int parked(void *arg)
 	return 127;
 }
 
-static int stand_in(void *arg)
+bool fctr_park_small(const struct fctr_limits *limits)
 {
-	struct fctr_park *park = arg;
+	for (size_t i = 0; limits && i < limits->n_unified; i++)
+		if (strncmp(limits->unified[i].key, "memory.", 7) == 0)
+			return true;
+	return limits && limits->memory_max != FCTR_UNSET && limits->memory_max >= 0 && limits->memory_max < ROOM;
+}
 
-	sys5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-	sys5(SYS_prctl, PR_SET_NAME, (unsigned long)"fctr-stand-in", 0, 0, 0);
-	if (sys2(SYS_setns, park->pidns, CLONE_NEWPID) < 0 ||
-	    fctr_clone_fn(&park->args, sizeof(park->args), parked, park) < 0)
-		tell(&park->word, GONE);
-	return 0;
+/* With the plan's lock held or not: whether its prepared containers are to have their process now. */
+bool fctr_plan_parks(const struct fctr_plan *p)
+{
+	return p->parks && fctr_now() >= __atomic_load_n(&p->park_after, __ATOMIC_RELAXED) &&
+	       !(p->has_cgroup && p->cgroot && fctr_cgroot_short(p->cgroot));
 }
 
 bool fctr_park_wanted(const struct fctr_instance *inst)
 {
 	const struct fctr_plan *p = inst->plan;
 
-	return p->parks && !inst->park && inst->pidns >= 0 &&
-	       fctr_now() >= __atomic_load_n(&p->park_after, __ATOMIC_RELAXED);
+	return !inst->park && inst->pidns >= 0 && fctr_plan_parks(p);
 }
 
 bool fctr_park(struct fctr_instance *inst)
@@ -209,34 +192,28 @@ bool fctr_park(struct fctr_instance *inst)
 		.steps = p->start.v, .n_steps = p->park_at, .blob = p->blob, .slot = park->slot,
 		.params = &park->params, .result = &park->result, .rootfd = AT_FDCWD, .signals_default = true,
 	};
-	park->pidns = inst->pidns;
-	park->args = (struct fctr_clone_args){
-		.flags = CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_FILES | CLONE_PIDFD | CLONE_CLEAR_SIGHAND |
-			 CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | p->clone_flags | (into >= 0 ? CLONE_INTO_CGROUP : 0),
+	args = (struct fctr_clone_args){
+		.flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_CHILD_CLEARTID |
+			 p->clone_flags | (into >= 0 ? CLONE_INTO_CGROUP : 0),
 		.pidfd = (uint64_t)(uintptr_t)&park->pidfd, .child_tid = (uint64_t)(uintptr_t)&park->word,
 		.stack = (uint64_t)(uintptr_t)inst->stack, .stack_size = FCTR_STACK_SIZE,
-		.cgroup = into >= 0 ? (uint64_t)into : 0, .parent_tid = (uint64_t)(uintptr_t)&park->pid,
-	};
-	args = (struct fctr_clone_args){
-		.flags = CLONE_VM | CLONE_FILES | CLONE_CLEAR_SIGHAND,
-		.stack = (uint64_t)(uintptr_t)inst->stack + FCTR_STACK_SIZE, .stack_size = FCTR_STACK_SIZE,
+		.cgroup = into >= 0 ? (uint64_t)into : 0,
 	};
 	read_inherited(&park->from, p->ctx->oom_fd);
 	fctr_block_signals(&saved);
-	pid = fctr_clone_fn(&args, sizeof(args), stand_in, park);
+	pid = sys2(SYS_setns, inst->pidns, CLONE_NEWPID);
+	if (pid == 0) {
+		pid = fctr_clone_fn(&args, sizeof(args), parked, park);
+		sys2(SYS_setns, p->ctx->pidns_fd, CLONE_NEWPID);
+	}
 	fctr_restore_signals(&saved);
 	if (pid < 0) {
 		free(park);
 		return true;
 	}
-	park->stand_in = (pid_t)pid;
+	park->pid = (pid_t)pid;
 	inst->park = park;
-	while (wait_a_while(&park->word, STARTING) == STARTING)
-		if (ended(park->stand_in, WNOHANG)) {	/* somebody killed it */
-			park->stand_in = 0;
-			break;
-		}
-	return __atomic_load_n(&park->word, __ATOMIC_ACQUIRE) == PARKED;
+	return wait_while(&park->word, STARTING) == PARKED;
 }
 
 /* The launcher is about to sleep, so let the job run on its processor instead of rousing another, which in
@@ -291,19 +268,6 @@ void fctr_park_go(struct fctr_instance *inst, const struct fctr_params *params, 
 	*result = park->result;
 }
 
-bool fctr_park_unsettled(const struct fctr_instance *inst)
-{
-	return inst && inst->park && inst->park->stand_in > 0;
-}
-
-void fctr_park_settle(struct fctr_instance *inst)
-{
-	struct fctr_park *park = inst->park;
-
-	if (park && park->stand_in > 0 && ended(park->stand_in, 0))
-		park->stand_in = 0;
-}
-
 void fctr_park_end(struct fctr_instance *inst)
 {
 	struct fctr_park *park = inst->park;
@@ -312,9 +276,9 @@ void fctr_park_end(struct fctr_instance *inst)
 		return;
 	if (park->pid > 0) {
 		sys4(SYS_pidfd_send_signal, park->pidfd, SIGKILL, NULL, 0);
-		ended(park->pid, 0);
+		while (wait4(park->pid, NULL, __WALL, NULL) < 0 && errno == EINTR)
+			;
 	}
-	fctr_park_settle(inst);
 	fctr_close_fd(&park->pidfd);
 	free(park);
 	inst->park = NULL;

@@ -9,6 +9,7 @@
 #include <sys/utsname.h>
 
 #include "core.h"
+#include "park.h"
 #include "syscalls.h"
 
 void fctr_plan_ref(struct fctr_plan *plan)
@@ -325,10 +326,13 @@ void fctr_plan_hold(struct fctr_plan *p, int more)
 
 void fctr_plan_counters(struct fctr_plan *p, struct fctr_plan_counters *out)
 {
+	bool parks;
+
 	*out = (struct fctr_plan_counters){ .ready = 0 };
+	parks = fctr_plan_parks(p);
 	pthread_mutex_lock(&p->lock);
 	for (const struct fctr_instance *inst = p->warm; inst; inst = inst->next)
-		out->ready += inst->park || !p->parks;
+		out->ready += inst->park || !parks;
 	out->prepared = p->n_warm;
 	out->target = p->target;
 	pthread_mutex_unlock(&p->lock);

@@ -282,7 +282,8 @@ int fctr_compile_process(struct fctr_plan *p, const struct fctr_spec *spec, stru
 	for (size_t i = 0; i < spec->n_mounts; i++)
 		if (spec->mounts[i].kind == FCTR_MNT_CGROUP)
 			p->share_files = false;
-	p->parks = p->share_files && p->pooled && !p->tenant && !spec->apparmor && !spec->selinux;
+	p->parks = p->share_files && p->pooled && !p->tenant && !spec->apparmor && !spec->selinux &&
+		   !fctr_park_small(&spec->limits);
 	/* the host's /proc is still there: these are about the calling process itself */
 	if (spec->oom_score_adj != INT_MIN) {
 		snprintf(text, sizeof(text), "%d", spec->oom_score_adj);

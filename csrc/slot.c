@@ -10,11 +10,12 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "slot.h"
 
-/* Kernels before 6.13 tell a change's time to a tick or two: what was noted in the same tick as a job
- * began may have been changed by it without a trace. */
+/* Kernels before 6.13 tell a change's time to a tick or two: what is noted and changed within one looks
+ * the same. So nothing runs in a new slot for so long. */
 #define TICK_NS 25000000
 
 /* ---- what may be written ---------------------------------------------------------------- */
@@ -247,11 +248,13 @@ int fctr_slot_open(struct fctr_instance *inst, struct fctr_error *err)
 	if (!slot)
 		return fctr_fail(err, FCTR_ST_MEMORY, ENOMEM, "slot");
 	inst->slot = slot;
+	slot->fine = inst->plan->slot_fine;
 	slot->under = slot->null = -1;
 	for (int i = 0; i < SLOT_TEXTS; i++)
 		slot->text[i] = -1;
 	if (inst->upper >= 0)
 		add_watch(slot, fctr_steal_fd(&inst->upper));
+	slot->watch[0].fixed = slot->n_watch == 1;
 	if (fctr_slot_child(inst, open_places, &o) < 0)
 		return fctr_fail(err, FCTR_ST_NAMESPACE, (int)o.err, "what a slot is checked by (%d)", o.at);
 	if (fctr_slot_note(slot) < 0)
@@ -260,7 +263,8 @@ int fctr_slot_open(struct fctr_instance *inst, struct fctr_error *err)
 		return fctr_fail(err, FCTR_ST_PROC, ENOMEM, "/proc of a slot's jobs");
 	if (start_keeper(inst, err) < 0)
 		return -1;
-	slot->noted = fctr_now();
+	if (!slot->fine)
+		nanosleep(&(struct timespec){ 0, TICK_NS }, NULL);
 	return 0;
 }
 
@@ -302,6 +306,21 @@ void fctr_slot_close(struct fctr_instance *inst)
 	inst->slot = NULL;
 }
 
+void fctr_slot_lost(struct fctr_instance *inst)
+{
+	struct fctr_error ignored;
+	pid_t *pids = NULL;
+	size_t n = 0;
+
+	if (!inst->cg || fctr_cgroup_pids(inst->cg, &pids, &n, &ignored) < 0)
+		return;
+	fctr_cgroup_kill(inst->cg, 2000, &ignored);
+	for (size_t i = 0; i < n; i++)	/* one of them is our child, and has a zombie's peace till we look */
+		while (wait4(pids[i], NULL, __WALL, NULL) < 0 && errno == EINTR)
+			;
+	free(pids);
+}
+
 /* In the child of a fork: its copies of our descriptors. The keeper is the parent's. */
 void fctr_slot_forked(struct fctr_instance *inst)
 {
@@ -313,11 +332,7 @@ void fctr_slot_forked(struct fctr_instance *inst)
 static bool ready_again(struct fctr_instance *inst)
 {
 	struct fctr_tenant *slot = inst->slot;
-	bool washed = false;
-
-	if (!inst->plan->slot_fine && inst->slot_since - slot->noted < TICK_NS)
-		return false;
-	if (!fctr_slot_clean(slot, &washed))
+	if (!fctr_slot_clean(slot))
 		return false;
 	if (inst->keeper && !fctr_keeper_lives(inst->keeper))
 		return false;
@@ -328,8 +343,6 @@ static bool ready_again(struct fctr_instance *inst)
 		return false;
 	if (!fctr_slot_next_job(inst))
 		return false;
-	if (washed)
-		slot->noted = fctr_now();
 	return true;
 }
 

@@ -27,6 +27,7 @@ struct fctr_watch {
 	struct statfs fs;
 	struct fctr_seen *seen;
 	size_t n;
+	bool fixed;		/* not to be emptied: an overlay's upper, or something is mounted in it */
 };
 
 struct fctr_tenant {
@@ -41,7 +42,7 @@ struct fctr_tenant {
 	char mask[SLOT_MASKS];	/* what is to be done to a /proc, by step: see slot_proc.c */
 	bool masks_known;
 	int pidns[SLOT_AHEAD], proc[SLOT_AHEAD], ahead;	/* for the jobs to come, and how many of them are left */
-	int64_t noted;		/* when all this was looked at, ns */
+	bool fine;		/* times of changes are told apart, however close */
 };
 
 struct fctr_opener {		/* for a child on our memory and descriptors; the rules of child.c hold */
@@ -63,6 +64,6 @@ bool fctr_slot_next_job(struct fctr_instance *inst);
 
 /* slot_proof.c */
 int fctr_slot_note(struct fctr_tenant *slot);
-bool fctr_slot_clean(struct fctr_tenant *slot, bool *washed);
+bool fctr_slot_clean(struct fctr_tenant *slot);
 
 #endif

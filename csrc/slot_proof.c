@@ -48,8 +48,10 @@ static int note_one(struct fctr_watch *w, const char *name)
 	memset(s, 0, sizeof(*s));
 	if (statx(w->fd, name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_WANT, &s->st) < 0)
 		return -1;
-	if (w->n && (s->st.stx_dev_major != v[0].st.stx_dev_major || s->st.stx_dev_minor != v[0].st.stx_dev_minor))
+	if (w->n && (s->st.stx_dev_major != v[0].st.stx_dev_major || s->st.stx_dev_minor != v[0].st.stx_dev_minor)) {
+		w->fixed = true;
 		return 0;	/* something is mounted there: what is below cannot be reached */
+	}
 	if (S_ISREG(s->st.stx_mode) && w->type != MQUEUE_MAGIC)
 		s->hash = content(w->fd, name, s->st.stx_size, &ok);
 	if (!ok)
@@ -193,13 +195,17 @@ static bool entries_are(const struct fctr_watch *w, int want)
 	}
 }
 
-static bool clean(const struct fctr_watch *w)
+/* Where the kernel's clock is coarse, a directory emptied a moment ago may be changed without a new ctime:
+ * all that its inode can hold is looked at, then. */
+static bool clean(const struct fctr_watch *w, bool fine)
 {
 	struct statfs now;
 
 	if (w->type == TMPFS_MAGIC && (fstatfs(w->fd, &now) < 0 || !now.f_files || now.f_ffree != w->fs.f_ffree ||
 				       now.f_bfree != w->fs.f_bfree || now.f_files != w->fs.f_files ||
 				       now.f_blocks != w->fs.f_blocks))
+		return false;
+	if (!fine && w->n == 1 && flistxattr(w->fd, NULL, 0) > 0 && w->type != MQUEUE_MAGIC && !w->fixed)
 		return false;
 	if (w->type != TMPFS_MAGIC && !entries_are(w, (int)w->n - 1))
 		return false;
@@ -209,8 +215,37 @@ static bool clean(const struct fctr_watch *w)
 	return true;
 }
 
+#define DEPTH_MAX 64
+#define WIPE_MAX 10000	/* more files than that are left to the kernel, and the slot with them */
+
+/* A job made this tree: no link is followed, no mount entered, no depth taken for granted. */
+static bool wipe(int parent, const char *name, int depth)
+{
+	struct fctr_open_how how = { O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0,
+				     0x01 /* RESOLVE_NO_XDEV */ | FCTR_RESOLVE_NO_SYMLINKS | FCTR_RESOLVE_BENEATH };
+	bool ok = true;
+	struct dirent *e;
+	DIR *dir;
+	int fd;
+
+	if (*name && unlinkat(parent, name, 0) == 0)
+		return true;
+	fd = depth > DEPTH_MAX ? -1 : (int)sys4(SYS_openat2, parent, *name ? name : ".", &how, sizeof(how));
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	while (ok && (e = readdir(dir)))
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			ok = wipe(fd, e->d_name, depth + 1);
+	closedir(dir);
+	return ok && (!*name || unlinkat(parent, name, AT_REMOVEDIR) == 0);
+}
+
 /* One that was empty is emptied: nobody is alive who could write to it. */
-static bool emptied(struct fctr_watch *w)
+static bool emptied(struct fctr_watch *w, bool fine)
 {
 	struct fctr_seen *root = &w->seen[0];
 	struct timespec times[2] = {
@@ -218,27 +253,16 @@ static bool emptied(struct fctr_watch *w)
 		{ root->st.stx_mtime.tv_sec, root->st.stx_mtime.tv_nsec },
 	};
 	struct statx now;
-	struct dirent *e;
-	DIR *dir;
-	int fd;
+	struct statfs fs;
 
-	if (w->n != 1 || w->type == DEVPTS_MAGIC)
+	if (w->n != 1 || w->fixed || w->type == DEVPTS_MAGIC || fstatfs(w->fd, &fs) < 0 ||
+	    (w->type == TMPFS_MAGIC && w->fs.f_ffree - fs.f_ffree > WIPE_MAX) || !wipe(w->fd, "", 0))
 		return false;
-	fd = openat(w->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir) {
-		fctr_close_fd(&fd);
-		return false;
-	}
-	while ((e = readdir(dir)))
-		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			fctr_rmtree(w->fd, e->d_name);
-	closedir(dir);
 	if (flistxattr(w->fd, NULL, 0) > 0 || futimens(w->fd, times) < 0 ||
 	    statx(w->fd, "", AT_EMPTY_PATH, STATX_WANT, &now) < 0)
 		return false;
 	root->st.stx_ctime = now.stx_ctime;	/* it is ours; all the rest must be as it was */
-	return clean(w);
+	return clean(w, fine);
 }
 
 static bool texts_are(const struct fctr_tenant *slot)
@@ -262,13 +286,10 @@ int fctr_slot_note(struct fctr_tenant *slot)
 	return note_texts(slot);
 }
 
-bool fctr_slot_clean(struct fctr_tenant *slot, bool *washed)
+bool fctr_slot_clean(struct fctr_tenant *slot)
 {
 	for (int i = 0; i < slot->n_watch; i++)
-		if (!clean(&slot->watch[i])) {
-			if (!emptied(&slot->watch[i]))
-				return false;
-			*washed = true;
-		}
+		if (!clean(&slot->watch[i], slot->fine) && !emptied(&slot->watch[i], slot->fine))
+			return false;
 	return texts_are(slot);
 }

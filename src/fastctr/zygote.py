@@ -17,9 +17,10 @@ from . import zygote_wire as wire
 from .errors import SpecError
 from .launch_args import PIPE, Stdio, native_limits
 from .plan import Plan
-from .zygote_host import Child, job_spec, zygote_spec
+from .zygote_host import Child
 from .zygote_job import ZygoteJob
 from .zygote_keeper import Keeper
+from .zygote_spec import job_spec, zygote_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 
-from . import _core, context, rights
-from .errors import LaunchError, SpecError
+from . import _core, context
+from .errors import LaunchError
 from .plan import Plan, compile_spec, new_user_namespace
 from .zygote_wire import ZygoteError, sources
 
@@ -39,11 +40,8 @@ BOOT = (
     f'g["start"]({CONTROL}, {LIBRARY})\n'
 )
 HELLO_MAX = 1 << 18
+SO_PASSPIDFD, SO_PASSRIGHTS, SCM_PIDFD = 76, 83, 4
 FORK_TIMEOUT = 20.0
-NEEDS = ("SYS_ADMIN", "SYS_CHROOT", "SETPCAP", "SETUID", "SETGID", "DAC_OVERRIDE")
-OTHERWISE = ("user", "groups", "group_add", "cap_add", "cap_drop", "capabilities", "seccomp", "ulimits", "cwd", "env",
-             "clean_env")  # fields that the zygote has in a way of its own
-CALLS = "setns unshare fsopen fsconfig fsmount fspick move_mount open_tree mount_setattr mount umount2 pivot_root"
 
 
 class Child:
@@ -80,77 +78,6 @@ class _Compiled(Plan):
 
     def argv(self, argv: Any) -> list[Any]:
         return list(argv)
-
-
-def job_spec(spec: Spec) -> Spec:
-    """The spec of a zygote's jobs: in a user namespace of its own. Raises SpecError for what cannot go with it."""
-    from .namespaces import HOST, NEW
-
-    clock = "a fork stays in its time namespace"
-    for field, hint in (("init", "a job that needs one can start it"), ("upper", "changes of a job are thrown away"),
-                        ("monotonic", clock), ("boottime", clock)):
-        if getattr(spec, field):
-            raise SpecError(field, getattr(spec, field), "cannot go with a zygote", hint)
-    for field in ("mnt", "pid"):
-        if getattr(spec, field) != NEW:
-            raise SpecError(field, spec._given.get(field), "cannot go with a zygote", "its jobs have their own")
-    if spec.timens != HOST:
-        raise SpecError("timens", spec._given.get("timens"), "cannot go with a zygote", clock)
-    if spec.writable == "direct":
-        raise SpecError("writable", "direct", "cannot go with a zygote", "its jobs would write to one directory")
-    if not spec.proc:
-        raise SpecError("proc", False, "cannot go with a zygote", "the interpreter needs /proc")
-    if spec.userns == NEW:
-        return spec
-    if spec.userns != HOST:
-        raise SpecError("userns", spec._given.get("userns"), "cannot be joined by a zygote", "it has one of its own")
-    # as root of the machine: a block of ids that nobody has, where container managers look for them
-    block = 8 + int.from_bytes(os.urandom(2), "little") % 28000
-    ids = [(0, block << 16, 1 << 16)]
-    if not rights.machine_root():
-        return spec.replace(userns=True)
-    return spec.replace(userns=True, uid_map=ids, gid_map=ids, volumes=None,
-                        mounts=[_owned(mount, ids) for mount in (*spec.mounts, *spec.volumes)])
-
-
-def _owned(mount: Any, ids: list[tuple[int, int, int]]) -> Any:
-    """A bind that shows its owners inside as they are here, as the root does."""
-    from .mounts import BIND, _restore
-
-    if mount.kind != BIND or mount.native["idmap"] is not None:
-        return mount
-    return _restore(type(mount), {**mount.native, "idmap": tuple(ids)})
-
-
-def zygote_spec(spec: Spec, limits: Any) -> Spec:
-    """The spec of the zygote itself: the jobs' root and mounts, and rights over its user namespace to put
-    children into theirs."""
-    from . import caps, native, seccomp_default
-    from .namespaces import mapped
-    from .spec import LIMITS
-
-    mask = caps.to_mask(NEEDS)
-    for held in native.capabilities(spec):
-        mask |= held
-    if not rights.machine_root():
-        mask &= caps.known()
-    names = [name for name, bit in caps.BITS.items() if mask >> bit & 1]
-    given = {name: value for name, value in spec._given.items() if name not in LIMITS and name not in OTHERWISE}
-    if limits is None:
-        limits = {name: value for name, value in spec._given.items() if name.startswith("mem")}
-    calls = f"{seccomp_default.ALWAYS} {seccomp_default.BY_MACHINE[os.uname().machine]} chroot {CALLS}".split()
-    profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
-        {"names": calls, "action": "SCMP_ACT_ALLOW"},
-        {"names": ["socket"], "action": "SCMP_ACT_ALLOW",
-         "args": [{"index": 0, "op": "SCMP_CMP_NE", "value": seccomp_default.AF_VSOCK}]},
-        {"names": ["clone"], "action": "SCMP_ACT_ALLOW",
-         "args": [{"index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": seccomp_default.CLONE_NAMESPACES, "valueTwo": 0}]},
-        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
-        {"names": ["personality"], "action": "SCMP_ACT_ALLOW"},
-    ]}
-    uid, gid = (0 if mapped(ids, 0) else ids[0][0] for ids in (spec.uid_map, spec.gid_map))
-    return type(spec)(**{**given, **limits}, user=(uid, gid), seccomp=profile, env=spec.env, clean_env=spec.clean_env,
-                      capabilities=dict.fromkeys(native.CAP_SETS, names))
 
 
 def _memfd(name: str, data: bytes) -> int:
@@ -194,6 +121,7 @@ class Process:
         self.alive = False
         self.hello: dict[str, Any] = {}
         self.statuses: dict[int, int] = {}
+        self.failures: dict[int, int] = {}
         self._lock = threading.Lock()
         self._number = 0
         self.container: Container | None = None
@@ -202,6 +130,7 @@ class Process:
         self.plan = _Compiled(jobs, self.userns, True, image)
         self._own = _Compiled(own, self.userns, False, image)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        no_descriptors(self.control)
         fds = [theirs.detach()]
         try:
             self.plan.core()  # first, so that a mistake in the spec is told before anything runs
@@ -271,11 +200,16 @@ class Process:
         run: _core.Running | None = None
         own: list[int] = []
         try:
+            introduced = no_descriptors(ours) and _tell_sender(ours)
             run, fds, n_own = _core.zygote_prepare(self.plan.core(), limits, theirs.fileno(), self.hello["fds"])
             own = fds[:n_own]
-            place = fds.index(theirs.fileno())
             with self._lock:
-                pid, pidfd = self._request(fds, place, ahead)
+                self._number += 1
+                number = self._number
+                self._request(number, fds, fds.index(theirs.fileno()), ahead | introduced << 1)
+                pid, pidfd = (0, -1) if introduced else self._answer(number)
+            if introduced:
+                pidfd = self._introduction(number, ours)
             _core.zygote_adopt(run, pidfd)
             child = Child(self, run, ours, pid)
         except BaseException:
@@ -289,36 +223,63 @@ class Process:
                 os.close(fd)
         return child
 
-    def _request(self, fds: list[int], place: int, ahead: bool) -> tuple[int, int]:
-        self._number += 1
-        control = self.control
-        until = time.monotonic() + FORK_TIMEOUT
-        control.settimeout(FORK_TIMEOUT)
+    def _request(self, number: int, fds: list[int], place: int, flags: int) -> None:
+        self.control.settimeout(FORK_TIMEOUT)
         try:
-            control.sendmsg([struct.pack("<III", self._number, place, ahead)],
-                            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+            self.control.sendmsg([struct.pack("<III", number, place, flags)],
+                                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _introduction(self, number: int, ours: socket.socket) -> int:
+        """The child's own first word, with a pidfd that the kernel put to it (SCM_PIDFD, unix(7))."""
+        poll = select.poll()
+        poll.register(ours, select.POLLIN)
+        poll.register(self.control, select.POLLIN)
+        until = time.monotonic() + FORK_TIMEOUT
+        while True:
+            ready = [fd for fd, _ in poll.poll(max(until - time.monotonic(), 0.0) * 1000)]
+            if ours.fileno() in ready:
+                _, parts, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+                for level, kind, part in parts:
+                    if level == socket.SOL_SOCKET and kind == SCM_PIDFD and len(part) == 4:
+                        return int.from_bytes(part, sys.byteorder)
+                return -1
+            if not ready:
+                raise self._lost(TimeoutError())
+            if not self.listen():
+                raise self._lost(None)
+            errno = self.failures.pop(number, 0)
+            if errno:
+                raise _no_fork(errno)
+
+    def _answer(self, number: int) -> tuple[int, int]:
+        """The same from the zygote, on kernels where the child's cannot be had."""
+        until = time.monotonic() + FORK_TIMEOUT
+        try:
             while True:
-                control.settimeout(max(until - time.monotonic(), 0.001))
+                self.control.settimeout(max(until - time.monotonic(), 0.001))
                 answer = self._receive()
                 if answer is not None:
-                    if answer[0] == self._number:
+                    if answer[0] == number:
                         break
                     if answer[3] >= 0:  # of a request that was given up
                         os.close(answer[3])
-        except TimeoutError:
-            self.alive = False  # the next job gets another one
-            raise ZygoteError(f"the zygote did not answer for {FORK_TIMEOUT:.0f} s") from None
         except OSError as error:
-            self.alive = False
-            raise BrokenPipeError(32, f"the zygote is gone ({error})") from None
+            raise self._lost(error) from None
         _, errno, pid, pidfd = answer
         if errno or pidfd < 0:
-            raise LaunchError("clone", errno or 5, "zygote", "the zygote could not fork: its limits (zygote_limits=), "
-                              "or the machine's, may be reached")
+            raise _no_fork(errno)
         return pid, pidfd
 
-    def _receive(self, flags: int = 0) -> tuple[int, int, int, int] | None:
-        data, parts, _, _ = self.control.recvmsg(64, socket.CMSG_SPACE(64), flags | socket.MSG_CMSG_CLOEXEC)
+    def _lost(self, error: OSError | None) -> Exception:
+        self.alive = False  # the next job gets another one
+        if isinstance(error, TimeoutError):
+            return ZygoteError(f"the zygote did not answer for {FORK_TIMEOUT:.0f} s")
+        return BrokenPipeError(32, f"the zygote is gone ({error})")
+
+    def _receive(self) -> tuple[int, int, int, int] | None:
+        data, parts, _, _ = self.control.recvmsg(64, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         got = array.array("i")
         for level, kind, part in parts:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -329,6 +290,8 @@ class Process:
             for fd in got[1:]:
                 os.close(fd)
             number, errno, pid = struct.unpack_from("<IiI", data, 1)
+            if errno and len(self.failures) < 4096:
+                self.failures[number] = abs(errno)
             return number, abs(errno), pid, got[0] if got else -1
         for fd in got:
             os.close(fd)
@@ -345,7 +308,9 @@ class Process:
             self.control.setblocking(False)
             try:
                 while True:
-                    self._receive()
+                    answer = self._receive()
+                    if answer is not None and answer[3] >= 0:
+                        os.close(answer[3])
             except BlockingIOError:
                 return True
             except OSError:
@@ -370,6 +335,29 @@ class Process:
             if fd >= 0:
                 os.close(fd)
         self.userns = self.null = -1
+
+
+def no_descriptors(sock: socket.socket) -> bool:
+    """Have the kernel carry no descriptors to us (Linux 6.16): there are some that hold up whoever closes them. Whether
+    it can."""
+    return _option(sock, SO_PASSRIGHTS, 0)
+
+
+def _tell_sender(sock: socket.socket) -> bool:
+    return _option(sock, SO_PASSPIDFD, 1)
+
+
+def _option(sock: socket.socket, name: int, value: int) -> bool:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, name, value)
+    except OSError:
+        return False
+    return True
+
+
+def _no_fork(errno: int) -> LaunchError:
+    return LaunchError("clone", errno or 5, "zygote", "the zygote could not fork: its limits (zygote_limits=), or the "
+                       "machine's, may be reached")
 
 
 def _is_open(fd: int) -> bool:

@@ -39,6 +39,7 @@ JOB = 3  # the job's socket, in the job
 HEAD = struct.Struct("<IQ")  # of what a job is sent: lengths of the options and of the pickle
 ANSWER = struct.Struct("<cQ")  # of what it sends: kind and length
 MAX_FDS = 32
+AHEAD, INTRODUCED = 1, 2  # flags of a request: its job is not there yet; the child says who it is
 THREADS = tuple(name + "_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"))
 
 
@@ -147,13 +148,13 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            try:
+            try:  # for kernels that do not tell it by a pidfd
                 self.control.send(struct.pack("<cIi", b"S", pid, status), socket.MSG_DONTWAIT)
             except BlockingIOError:
-                pass  # for kernels that do not tell it by a pidfd: and the launcher does not listen
+                pass
 
     def fork(self, data: bytes, fds: list[int]) -> None:
-        number, place, ahead = struct.unpack("<III", data)
+        number, place, flags = struct.unpack("<III", data)
         pid = pidfd = -1
         error = 0
         result = ctypes.create_string_buffer(64)  # here: a child's first touch of anything copies a page
@@ -164,23 +165,27 @@ class Zygote:
             try:
                 pid = os.fork()
                 if pid == 0:
-                    self.child(numbers, len(fds), result, fds[place], ahead)
+                    self.child(numbers, len(fds), result, fds[place], flags)
             finally:
                 if pid != 0 and self.libc.setns(self.pid_namespace, NEWPID) < 0:
                     os._exit(1)
-            pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else self.libc.syscall(434, pid, 0)
+            if not flags & INTRODUCED:
+                pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else self.libc.syscall(434, pid, 0)
         except OSError as problem:
             error = problem.errno or 5
-        reply = struct.pack("<cIiI", b"P", number, error, max(pid, 0))
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))] if pidfd >= 0 else []
-        self.control.sendmsg([reply], rights)
+        if error or pidfd >= 0:
+            reply = struct.pack("<cIiI", b"P", number, error, max(pid, 0))
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))] if pidfd >= 0 else []
+            self.control.sendmsg([reply], rights)
         for fd in (*fds, pidfd):
             if fd >= 0:
                 os.close(fd)
 
-    def child(self, numbers: Any, count: int, result: Any, theirs: int, ahead: int) -> None:
+    def child(self, numbers: Any, count: int, result: Any, theirs: int, flags: int) -> None:
         code = 125
         try:
+            if flags & INTRODUCED:
+                os.write(theirs, b"P")  # the kernel says who wrote it
             for at, size, prot in self.shared:
                 if self.lib.fctr_zygote_private(ctypes.c_void_p(at), ctypes.c_size_t(size), prot) < 0:
                     os._exit(125)
@@ -200,7 +205,7 @@ class Zygote:
             sock: Any = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, JOB)
             reseed()
             gc.enable()
-            if ahead:
+            if flags & AHEAD:
                 rehearse(self.rehearsal)
                 answer(sock, b"R")
             code = job(sock)

@@ -290,7 +290,8 @@ def test_resume(rootfs, tmp_path):
     assert counts["failed"] == 4 and counts["ok"] == 0
     assert sorted(len((log / str(n)).read_text()) // 2 for n in range(12)) == [1] * 8 + [2] * 4
     changed = [{**job, "tag": 1} for job in jobs]
-    counts, runner = go(changed, resume=True)
+    with pytest.warns(UserWarning, match="12 jobs are not what they were"):
+        counts, runner = go(changed, resume=True)
     assert sum(counts.values()) == 0 and runner.changed == 12  # an id is an id
 
 
@@ -339,3 +340,24 @@ def test_no_such_file():
         Batch("/no/such")
     with pytest.raises(SpecError, match="are no jobs"):
         Batch(3.5)
+
+
+def test_many_alike_get_a_pool(rootfs):
+    batch = Batch([["true"]] * 60, rootfs=rootfs, workers=2)
+    batch.start()
+    while batch.counts["ok"] < 50:
+        time.sleep(0.01)
+    pool = batch.runner.reader.plans.default.pool
+    assert pool is not None and pool.metrics()["errors"] == 0 and pool.size == 4
+    batch.wait()
+    assert batch.counts["ok"] == 60 and pool.metrics()["started"] >= 50
+    few = Batch([["true"]] * 3, rootfs=rootfs, workers=2)
+    few.wait()
+    assert few.runner.reader.plans.default.pool is None
+
+
+def test_many_kinds_do_not_keep_many_ready(rootfs):
+    jobs = [{"argv": ["hostname"], "hostname": f"h{n % 12}", "tag": n % 12} for n in range(150)]
+    batch = Batch(jobs, rootfs=rootfs, workers=2)
+    assert all(result["stdout"] == f"h{result['tag']}\n" for result in batch)
+    assert batch.counts["ok"] == 150 and not batch.runner.reader.plans._pools

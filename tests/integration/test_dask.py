@@ -114,6 +114,36 @@ def test_many_jobs_one_result_each(jobs):
     assert done == {b"%d\n" % n for n in range(300)}
 
 
+def test_short_jobs_go_together_and_a_long_one_holds_up_none(client, rootfs):
+    with DaskExecutor(client, rootfs=rootfs, warm=0, together=8) as jobs:
+        jobs._link._pace.took(0.001)  # it is known already that they are short
+        argvs = [["echo", str(n)] if n != 37 else ["sleep", "603.25"] for n in range(120)]
+        quick = jobs.with_options(capture_output=True)
+        futures = [quick.submit(argv) for argv in argvs]
+        others = [future for n, future in enumerate(futures) if n != 37]
+        assert [f.result(60).stdout for f in others] == [b"%d\n" % n for n in range(120) if n != 37]
+        assert jobs._link._count < 120  # fewer tasks than jobs
+        assert running("603.25") == 1 and not futures[37].done()
+        assert futures[37].cancel()
+        until(lambda: running("603.25") == 0)
+        assert jobs.metrics()["pending"] == 0
+
+
+def test_a_chunk_with_a_long_job_gives_the_others_back(jobs):
+    futures = jobs._chunks(iter([["echo", "a"], ["sleep", "603.5"], *[["echo", "b"]] * 6]), 8)
+    assert [f.result(60).returncode for n, f in enumerate(futures) if n != 1] == [0] * 7
+    assert running("603.5") == 1 and futures[1].cancel()
+    until(lambda: running("603.5") == 0)
+
+
+def test_jobs_given_back_are_not_lost_if_nobody_said_so(client, rootfs):
+    with DaskExecutor(client, rootfs=rootfs, warm=0) as jobs:
+        jobs._link._parted = lambda *_: None  # the worker's word does not come
+        futures = jobs._chunks(iter([["true"], ["sleep", "0.6"], ["false"], ["true"]]), 4)
+        assert [f.result(60).returncode for f in futures] == [0, 0, 1, 0]
+        assert jobs._link._count == 3
+
+
 def test_results_are_dropped_on_the_workers(client, jobs):
     list(jobs.map([["true"]] * 50))
     until(lambda: sum(len(keys) for keys in client.has_what().values()) == 0)
@@ -284,10 +314,10 @@ def test_figures_of_all_workers(jobs):
 
 
 def test_an_executor_of_nothing_known_runs_nothing(client):
-    from fastctr.integrations.dask_jobs import pack_commands, run_jobs
+    from fastctr.integrations.dask_jobs import pack_command, pack_together, run_jobs
 
     with pytest.raises(RuntimeError, match="another executor"):
-        client.submit(run_jobs, pack_commands([["true"]], {}, None)).result(30)
+        client.submit(run_jobs, pack_together([pack_command(["true"], {})], None, "")).result(30)
 
 
 # ---- errors travel

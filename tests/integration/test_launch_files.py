@@ -165,8 +165,11 @@ def test_run_with_a_plan_takes_them_too(plan):
 def test_a_terminal_on_a_prepared_container(plan):
     plan.warm(3)
     for _ in range(3):
-        with plan.container(["sh", "-c", "stty size; id -u"], tty=(7, 9)) as c:
-            assert c.tty.read(64).split()[:2] == [b"7", b"9"]
+        with plan.container(["sh", "-c", "stty size; id -u; stat -c %u $(tty)"], tty=(7, 9), user="alice") as c:
+            seen = b""
+            while len(seen.split()) < 4 or not seen.endswith(b"\n"):
+                seen += c.tty.read(64)
+            assert seen.split() == [b"7", b"9", b"1000", b"1000"]
             assert c.wait() == 0
 
 

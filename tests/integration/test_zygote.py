@@ -333,3 +333,12 @@ def test_a_root_of_its_own(python_root, more):
 @pytest.fixture(scope="module")
 def python_root(tmp_path_factory):
     return str(make_python_root(tmp_path_factory.mktemp("python")))
+
+
+def test_an_image(python_root, tmp_path):
+    store = str(tmp_path / "store")
+    fastctr.images.build_rootfs(python_root, "python:test", root=store, compression="none")
+    plan = fastctr.Plan(image="python:test", root=store, pull="never", memory="256m")
+    with plan, Zygote(plan, size=1, preload=["fractions"]) as zygote:
+        assert zygote.call(math.gcd, 12, 18) == 6
+        assert zygote.run(["-c", "print(open('/proc/1/comm').read())"], capture_output=True, text=True).returncode == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import fastctr
+from fastctr import context
 from fastctr.zygote import Zygote
 from fastctr.zygote_wire import JobEnded, ZygoteError
 from zygote_support import python_fields
@@ -36,7 +37,7 @@ def test_zygotes_killed_at_random_moments():
         killer = threading.Thread(target=kill)
         killer.start()
         try:
-            for n in range(40):
+            for n in range(25):
                 try:
                     outcomes.append(zygote.call(lambda n: (n, os.getpid()), n) == (n, 1))
                 except (JobEnded, ZygoteError, fastctr.LaunchError) as error:
@@ -44,7 +45,7 @@ def test_zygotes_killed_at_random_moments():
         finally:
             stop.set()
             killer.join()
-        assert len(outcomes) == 40 and all(outcome is True or isinstance(outcome, Exception) for outcome in outcomes)
+        assert len(outcomes) == 25 and all(outcome is True or isinstance(outcome, Exception) for outcome in outcomes)
         for outcome in outcomes:
             if isinstance(outcome, JobEnded):
                 assert outcome.completed.killed_by == "signal"
@@ -131,6 +132,7 @@ def test_many_jobs_leave_nothing():
             until = time.monotonic() + 5
             while (zygote.metrics()["running"] or zygote.metrics()["ready"] < 3) and time.monotonic() < until:
                 time.sleep(0.01)
+            context.get().drain()  # what is torn down, and prepared, in the background
             return len(os.listdir("/proc/self/fd")), threading.active_count()
 
         batch()
@@ -138,4 +140,4 @@ def test_many_jobs_leave_nothing():
         for _ in range(4):
             after = batch()
         assert after[1] == before[1]
-        assert after[0] <= before[0] + 100  # containers prepared ahead come and go, 16 at most
+        assert after[0] <= before[0] + 20

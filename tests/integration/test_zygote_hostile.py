@@ -15,6 +15,12 @@ from fastctr.zygote import Zygote
 from fastctr.zygote_wire import JobEnded, ResultRefused, ZygoteError
 from zygote_support import python_fields
 
+
+
+def fastctr_kernel_has(major: int, minor: int) -> bool:
+    return tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (major, minor)
+
+
 pytestmark = pytest.mark.needs_userns
 
 # What runs as a preloaded module: with all that a zygote has, which is what an image's code can get.
@@ -239,6 +245,24 @@ def test_results_are_bytes_of_the_containers_choosing():
         assert zygote.call(int, "5") == 5
 
 
+@pytest.mark.skipif(not fastctr_kernel_has(6, 16), reason="needs Linux 6.16 to refuse descriptors")
+def test_a_job_cannot_send_descriptors_to_the_caller():
+    """One of a lingering socket, say, would hold up whoever closes it."""
+    with Zygote(**python_fields(), size=1) as zygote:
+        def send() -> object:
+            import array
+            import socket
+
+            try:
+                sock = socket.socket(fileno=os.dup(3))
+                sock.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))])
+            except OSError as error:
+                return error.errno
+            return "sent"
+
+        assert zygote.call(send) == 1
+
+
 def test_plain_data_only():
     import collections
     import datetime
@@ -310,7 +334,11 @@ while True:
     control.send(b"nonsense")
     control.send(struct.pack("<cIiI", b"P", number + 7, 0, 1))
     fd = os.open("/dev/null", os.O_RDONLY)      # no pidfd
-    control.sendmsg([struct.pack("<cIiI", b"P", number, 0, 1)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    try:
+        control.sendmsg([struct.pack("<cIiI", b"P", number, 0, 1)],
+                        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    except OSError:
+        control.send(struct.pack("<cIiI", b"P", number, 11, 1))
     os.close(fd)
 """
     with Zygote(**library("lies", lies), size=1, start_timeout=10) as zygote:

@@ -198,8 +198,13 @@ class Batch:
             raise
         self.sync()
         self.close()
-        if self.runner.failure is not None:
-            raise self.runner.failure
+        if runner.failure is not None:
+            raise runner.failure
+        if runner.changed:
+            import warnings
+
+            warnings.warn(f"{self.output}: {runner.changed} jobs are not what they were when their results were "
+                          "recorded; they were not run again", stacklevel=2)  # fmt: skip
         return True
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,9 @@ from .. import context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-    from ..plan import Plan
     from ..results import Completed
     from .runner import Runner, Slot
 
@@ -18,12 +18,12 @@ def before() -> None:
     context.hooks()
 
 
-def run(plan: Plan, argv: Any, slot: Slot, runner: Runner, **kw: Any) -> Completed:
-    """Plan.run(), with what runs noted in a worker's slot meanwhile."""
+def run(call: Callable[..., Completed], argv: Any, slot: Slot, runner: Runner, **kw: Any) -> Completed:
+    """Plan.run or Pool.run, with what runs noted in a worker's slot meanwhile."""
 
     def started(running: Any) -> None:
         slot.running = running
         if runner.killing:
             runner.kill_one(running)
 
-    return plan.run(argv, _started=started, **kw)
+    return call(argv, _started=started, **kw)

@@ -11,12 +11,17 @@ from ..limits import Limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ..plan import Plan
+    from ..pool import Pool
+    from ..results import Completed
     from .jobs import Job
 
 KEPT = 64
+POOL_AFTER, POOLS, POOL_SIZE = 8, 8, 8
+"""With so many jobs alike they get a pool, and so many pools of so many there are at most."""
 VARIANTS = 16
 """So many sets of limits get a plan of their own, with containers prepared; further ones are set at the start."""
 AGAIN = 5.0
@@ -25,11 +30,12 @@ _NAME = {"pids_limit": "pids", "mem_limit": "memory"}
 
 
 class Entry:
-    """What jobs have in common: a plan once it is needed, and what such jobs were seen to use."""
+    """What jobs have in common: a plan once it is needed, a pool once there are some, what they use."""
 
     __slots__ = (
         "_failed",
         "_lock",
+        "call",
         "given",
         "has_command",
         "memory",
@@ -37,6 +43,8 @@ class Entry:
         "peak_pids",
         "pids",
         "plan",
+        "pool",
+        "used",
         "variants",
     )
 
@@ -45,6 +53,10 @@ class Entry:
 
         self.given = given
         self.plan: Plan | None = None
+        self.pool: Pool | None = None
+        self.call: Callable[..., Completed] | None = None
+        """plan.run or pool.run."""
+        self.used = 0
         checked = {name: value for name, value in given.items() if name not in IMAGE_FIELDS}
         self.has_command = "image" in given
         if self.has_command:
@@ -56,20 +68,32 @@ class Entry:
         self._lock = threading.Lock()
         self._failed: tuple[float, FastctrError] | None = None
 
-    def make(self) -> Plan:
-        """The plan; the first caller makes it. Raises LaunchError, ImageError, SpecError."""
+    def make(self) -> Callable[..., Completed]:
+        """What runs a job of the plan; the first caller makes it. Raises LaunchError, ImageError, SpecError."""
         with self._lock:
-            if self.plan is None:
+            if self.call is None:
                 if self._failed is not None and time.monotonic() < self._failed[0]:
                     raise self._failed[1].with_traceback(None)
                 from ..plan import plan_of
 
                 try:
                     self.plan = plan_of(dict(self.given), None)
+                    self.call = self.plan.run
                 except FastctrError as error:
                     self._failed = time.monotonic() + AGAIN, error
                     raise
-            return self.plan
+            return self.call
+
+    def keep_ready(self, size: int) -> Pool | None:
+        """Have containers ready before they are asked for; None if that is so already."""
+        with self._lock:
+            if self.pool is not None or self.plan is None:
+                return None
+            from ..pool import Pool
+
+            self.pool = Pool(self.plan, size=size)
+            self.call = self.pool.run
+            return self.pool
 
 
 def needs(limits: Limits) -> tuple[int | None, int | None]:
@@ -87,6 +111,7 @@ class Plans:
         self._limits: dict[str, tuple[Limits, int | None, int | None]] = {}
         self._variants = 0
         self._shell: Entry | None = None
+        self._pools: list[Pool] = []
         if "image" in self._defaults and "rootfs" in self._defaults:
             raise SpecError("rootfs", self._defaults["rootfs"], "cannot go with image", "give one of them")
         self.default = self._new({}, False)
@@ -139,6 +164,19 @@ class Plans:
         if not given.get("read_only") and given.get("writable") != "direct":
             given.setdefault("cwd_create", True)
         return Entry(given)
+
+    def keep_ready(self, entry: Entry, workers: int) -> None:
+        """Give an entry that has enough jobs a pool, as long as there are not too many."""
+        entry.used = -(1 << 62)  # asked once
+        if len(self._pools) < POOLS:
+            pool = entry.keep_ready(min(2 * workers, POOL_SIZE))
+            if pool is not None:
+                self._pools.append(pool)
+
+    def close(self) -> None:
+        """Let go of what is ready. Harmless if done twice."""
+        while self._pools:
+            self._pools.pop().close()
 
     def limit(self, job: Job, limits: dict[str, Any]) -> None:
         """Give a job limits of its own, over those it has. Raises SpecError."""

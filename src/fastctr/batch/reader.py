@@ -55,6 +55,10 @@ class Lines:
         self.number, self._rest, self._ended = 0, b"", False
         self._ready.clear()
 
+    def ready(self) -> bool:
+        """Whether next() has something without reading."""
+        return bool(self._ready)
+
     def _fill(self) -> bool:
         chunks = [self._rest]
         size = len(self._rest)
@@ -116,6 +120,10 @@ class Items:
             return None
         self.number += 1
         return self.number, job
+
+    def ready(self) -> bool:
+        """What comes next is taken when it is needed, and not before."""
+        return False
 
 
 def count_lines(path: str) -> int:

@@ -6,6 +6,7 @@ import os
 from errno import EISDIR
 
 from ..errors import CommandNotExecutable, CommandNotFound, FastctrError, ImageNotFound, LaunchError, SpecError
+from ..results import Usage
 from .content import host_path, text_or_base64
 from .errors import JobError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..results import Completed
     from .jobs import Job
 
+_USAGE = tuple((name, name not in Usage._TIMES) for name in Usage.__slots__)
 STATUSES = ("ok", "failed", "timeout", "oom", "signal", "error", "cancelled")
 
 
@@ -27,6 +29,12 @@ def status_of(done: Completed, killed_by_us: bool) -> str:
     if why == "signal" and killed_by_us and done.returncode == -9:
         return "cancelled"
     return str(why)
+
+
+def usage_of(done: Completed) -> dict[str, Any]:
+    """Usage.as_dict() without what the kernel cannot tell, and without the object between."""
+    return {name: value if whole else value / 1e6
+            for (name, whole), value in zip(_USAGE, done._raw_usage) if value is not None}  # fmt: skip
 
 
 def head(job: Job, status: str) -> dict[str, Any]:
@@ -46,7 +54,7 @@ def ended(job: Job, done: Completed, status: str, seconds: float, usage: dict[st
     record["killed_by"] = done.killed_by
     record["seconds"] = round(seconds, 6)
     record["attempts"] = job.attempts
-    record["usage"] = {name: value for name, value in usage.items() if value is not None}
+    record["usage"] = usage
     out, err = done.stdout or b"", done.stderr or b""
     try:
         if directory is None:

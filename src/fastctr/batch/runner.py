@@ -10,6 +10,7 @@ import heapq
 import os
 import threading
 import time
+from collections import deque
 
 from ..errors import FastctrError, LaunchError
 from ..launch_args import DEVNULL
@@ -17,6 +18,7 @@ from . import launch, record
 from .content import HostFile, read
 from .errors import BatchError, JobError
 from .jobs import ID_BIT, Job, twice
+from .plans import POOL_AFTER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from .admission import Admission
     from .jobs import Reader
     from .results import Recorded
+
+
+AHEAD = 8
+"""So many jobs are made of lines at once, if they have been read: the second costs half of the first."""
 
 
 class Slot:
@@ -64,6 +70,7 @@ class Runner:
         self.exhausted = False
         self._take = threading.Lock()
         self._due: list[tuple[float, int, Job]] = []  # retries, by time
+        self._ahead: deque[Job] = deque()
         self._wake = threading.Event()
         self._seen: Any = None
         self._left = workers
@@ -137,6 +144,7 @@ class Runner:
         import atexit
 
         atexit.unregister(self._at_exit)
+        self.reader.plans.close()
         for fd in self._pipe:
             os.close(fd)
 
@@ -193,7 +201,7 @@ class Runner:
                     wait = self._due[0][0] - time.monotonic()
                     if wait <= 0:
                         return heapq.heappop(self._due)[2]
-                job = self._read_or_fail(slot)
+                job = self._ahead.popleft() if self._ahead else self._read_or_fail(slot)
                 if job is not None:
                     return job
                 if not self._due:
@@ -217,26 +225,32 @@ class Runner:
 
     def _read(self, slot: Slot) -> Job | None:
         """The next job of the source that is right and not done yet. With the lock."""
-        parse, source = self.reader.parse, self.source
+        source, ahead = self.source, self._ahead
         while not self.stopping:
             item = source.next()
             if item is None:
                 self.exhausted = not self.stopping
-                return None
-            try:
-                job = parse(*item)
+                break
+            job = self._checked(item, slot)
+            if job is not None:
+                ahead.append(job)
+            if ahead and (len(ahead) >= AHEAD or not source.ready()):
+                break
+        return ahead.popleft() if ahead else None
+
+    def _checked(self, item: tuple[int, Any], slot: Slot) -> Job | None:
+        """The job of an item; None if it is wrong, which is recorded, or done already."""
+        try:
+            job = self.reader.parse(*item)
+            if job.id is not None:
                 self._once(job)
-            except JobError as error:
-                self._refuse(error, slot)
-                continue
-            if self.recorded is None or not self._is_done(job, slot):
-                return job
-        return None
+        except JobError as error:
+            self._refuse(error, slot)
+            return None
+        return None if self.recorded is not None and self._is_done(job, slot) else job
 
     def _once(self, job: Job) -> None:
         """An id is one job's. Raises JobError."""
-        if job.id is None:
-            return
         if self._seen is None:
             from .table import Table
 
@@ -312,7 +326,11 @@ class Runner:
         trouble: BaseException | None = None
         done: Completed
         try:
-            plan = job.entry.plan or job.entry.make()
+            entry = job.entry
+            call = entry.call or entry.make()
+            entry.used += 1
+            if entry.used >= POOL_AFTER:
+                self.reader.plans.keep_ready(entry, len(self.slots))
             stdin: int | None = DEVNULL
             data: bytes | None = None
             if job.stdin is not None:
@@ -326,7 +344,7 @@ class Runner:
             if job.outputs is not None:
                 more = {**more, "outputs": [inside for inside, _ in job.outputs]}
             try:
-                done = launch.run(plan, job.argv, slot, self, stdin=stdin, input=data, capture_output=True, **more)
+                done = launch.run(call, job.argv, slot, self, stdin=stdin, input=data, capture_output=True, **more)
             except FastctrError as error:  # TimeoutExpired, and outputs that cannot be had
                 if getattr(error, "completed", None) is None:
                     raise
@@ -339,9 +357,9 @@ class Runner:
             if fd >= 0:
                 os.close(fd)
         seconds = time.perf_counter() - began
-        usage = done.usage.as_dict()
+        usage = record.usage_of(done)
         if job.memory is None or job.pids is None:
-            self.admission.learn(job, usage["memory_peak"], usage["pids_peak"])
+            self.admission.learn(job, usage.get("memory_peak"), usage.get("pids_peak"))
         return record.ended(job, done, record.status_of(done, self.killing), seconds, usage, self.output_dir, trouble)
 
     def _finish(self, job: Job, done: dict[str, Any], slot: Slot) -> None:

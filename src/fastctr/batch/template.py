@@ -139,6 +139,10 @@ class Mapped:
         self.number += 1
         return self.number, self._command.job(os.fsdecode(item[1]), self.number)
 
+    def ready(self) -> bool:
+        """Whether next() has something without reading."""
+        return self._arguments.ready()
+
     def rewind(self) -> None:
         self._arguments.rewind()
         self.number = 0

@@ -10,7 +10,8 @@ import threading
 
 import dask
 
-from .dask_jobs import run_jobs
+from .dask_jobs import pack_together, run_jobs, unpack
+from .dask_pace import Pace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,51 +27,59 @@ _AT_ONCE = 1000
 
 
 class Task:
-    """One task of Dask's: its payload, and the futures of its jobs. chunk: it gives a list, of (True, result) or
-    (False, exception) for each."""
+    """One task of Dask's: jobs (packed) and their futures. chunk: somebody said that these go together."""
 
-    __slots__ = ("chunk", "future", "futures", "left", "link", "options", "payload")
+    __slots__ = ("call", "chunk", "future", "futures", "jobs", "key", "link", "moved", "options")
 
-    def __init__(self, futures: list[JobFuture], payload: bytes, options: dict[str, Any], chunk: bool) -> None:
+    def __init__(self, futures: list[JobFuture | None], jobs: list[bytes], options: dict[str, Any], *,
+                 call: bool = False, chunk: bool = False) -> None:  # fmt: skip
         self.futures = futures
-        self.payload = payload
+        self.jobs = jobs
         self.options = options
-        self.left = len(futures)  # jobs somebody still waits for
+        self.call = call  # of a function: the one job's bytes are the payload
+        self.chunk = chunk
+        self.key = ""
         self.future: Any = None  # Dask's, while it is there
         self.link: Link | None = None
-        self.chunk = chunk
+        self.moved: Task | None = None  # the one that has taken its job over
         for each in futures:
-            each._kill = self._cancelled
+            if each is not None:
+                each._kill = self._cancelled
+
+    def wanted(self) -> bool:
+        """Whether anybody waits for one of its jobs still."""
+        return any(each is not None and not each.done() for each in self.futures)
 
     def _cancelled(self) -> None:
-        """One of the jobs is not wanted any more."""
         if self.link is not None:
             self.link.unwanted(self)
 
     def settle(self, value: Any) -> None:
-        if not self.chunk:
-            self.futures[0].end(value, None)
-            return
-        for future, (well, each) in zip(self.futures, value):
-            future.end(*((each, None) if well else (None, each)))
+        """value: a call's result, or [(True, result) or (False, exception)] of commands."""
+        for future, (well, each) in zip(self.futures, [(True, value)] if self.call else value):
+            if future is not None:
+                future.end(*((each, None) if well else (None, each)))
 
     def fail(self, error: BaseException) -> None:
         for future in self.futures:
-            future.end(None, error)
+            if future is not None:
+                future.end(None, error)
 
 
 class Link:
     """Two threads between futures and a client: one sends tasks, one takes what comes back.
 
-    Raises what registering the plug-in does.
+    together: how many short commands may go as one task at most. Raises what registering the plug-in does.
     """
 
-    def __init__(self, client: Client, executor: str, plugin: ContainerPlugin | None) -> None:
+    def __init__(self, client: Client, executor: str, plugin: ContainerPlugin | None, together: int) -> None:
         self._client = client
         self._executor = executor
         self._plugin = plugin
         self._lock = threading.Condition()
         self._open: set[Task] = set()
+        self._sent: dict[str, Task] = {}
+        self._pace = Pace(together)
         self._closed = False
         self._ended = False
         self._started = False
@@ -96,26 +105,26 @@ class Link:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._open.add(task)
             task.link = self
-            if not self._started:
-                self._started = True
-                for work in (self._send, self._receive):
-                    threading.Thread(target=work, name=f"fastctr-dask{work.__name__}", daemon=True).start()
+            first, self._started = not self._started, True
+        if first:
+            self._client.subscribe_topic(self._prefix, lambda event: self._comes.put(event[1]))
+            for work in (self._send, self._receive):
+                threading.Thread(target=work, name=f"fastctr-dask{work.__name__}", daemon=True).start()
         self._sends.put(task)
 
     def unwanted(self, task: Task) -> None:
         """One job less is waited for. With the last the task is given up, which has its worker end it."""
         with self._lock:
-            task.left -= 1
-            if task.left:
+            task = task.moved or task
+            if task.wanted():
                 return
         self._finish(task)
 
     def _finish(self, task: Task) -> None:
         with self._lock:
-            task.left = 0
             future, task.future = task.future, None
-            task.payload = b""
             self._open.discard(task)
+            self._sent.pop(task.key, None)
             if not self._open:
                 self._lock.notify_all()
         if future is not None:
@@ -128,7 +137,8 @@ class Link:
             tasks = list(self._open) if cancel else []
         for task in tasks:
             for future in task.futures:
-                future.cancel()
+                if future is not None:
+                    future.cancel()
         if wait:
             self._end()
         else:
@@ -142,6 +152,10 @@ class Link:
             self._ended = True
         self._sends.put(None)
         self._comes.put(None)
+        if self._started:
+            with contextlib.suppress(Exception):
+                if self._client.status == "running":
+                    self._client.unsubscribe_topic(self._prefix)
         if self._plugin is not None:
             self._unregister()
 
@@ -160,57 +174,120 @@ class Link:
             found = dask_worker.executors.get(name)
             return None if found is None else found.metrics()
 
-        total = {"pending": len(self._open), "workers": 0}
+        with self._lock:
+            pending = sum(each is not None and not each.done() for task in self._open for each in task.futures)
+        total = {"pending": pending, "workers": 0}
         for each in self._client.run(ask).values():
             if each is not None:
                 total["workers"] += 1
                 for field, value in each.items():
+                    if field not in total:
+                        total[field] = 0
                     if field not in ("pending", "workers"):
-                        total[field] = total.get(field, 0) + value
+                        total[field] += value
         return total
 
     # ---- there
 
     def _send(self) -> None:
-        while (task := self._sends.get()) is not None:
-            batch = [task]
-            while len(batch) < _AT_ONCE and not self._sends.empty():
-                more = self._sends.get()
-                if more is None:
-                    self._sends.put(None)
-                    break
-                batch.append(more)
+        ended = False
+        while not ended:
+            batch: list[Task] = []
+            most = _AT_ONCE
+            while not ended and len(batch) < most and not (batch and self._sends.empty()):
+                task = self._sends.get()
+                ended = task is None
+                if task is not None:
+                    batch.append(task)
+                    if not (task.call or task.chunk):
+                        most = min(most, self._pace.probes or most)
             while batch:
                 options = batch[0].options
                 same = next((n for n, each in enumerate(batch) if each.options is not options), len(batch))
-                self._send_some([each for each in batch[:same] if each.left], options)
+                try:
+                    self._send_some(self._joined(batch[:same]), options)
+                except Exception as error:  # noqa: BLE001 the client is closed, say
+                    for task in batch[:same]:
+                        (task.moved or task).fail(error)
+                        self._finish(task.moved or task)
                 batch = batch[same:]
+            if not self._sends.empty():
+                self._pace.wait()
+
+    def _joined(self, tasks: list[Task]) -> list[Task]:
+        """Short commands in fewer tasks, see Pace."""
+        size = 1
+        if any(not (task.call or task.chunk) for task in tasks):
+            size = self._pace.size(len(tasks) + self._sends.qsize(), self._client)
+        found: list[Task] = []
+        part: list[Task] = []
+        for task in tasks:
+            if size == 1 or task.call or task.chunk:
+                found.append(task)
+                continue
+            part.append(task)
+            if len(part) == size:
+                found.append(self._join(part))
+                part = []
+        return [*found, self._join(part)] if part else found
+
+    def _join(self, part: list[Task]) -> Task:
+        if len(part) == 1:
+            return part[0]
+        with self._lock:
+            part = [task for task in part if task in self._open and task.wanted()]
+            futures = [each for task in part for each in task.futures]
+            made = Task(futures, [job for task in part for job in task.jobs], part[0].options if part else {})
+            made.link = self
+            for task in part:
+                task.moved = made
+                self._open.discard(task)
+            if part:
+                self._open.add(made)
+        if part and not made.wanted():  # all cancelled in that moment
+            self._finish(made)
+        return made
 
     def _send_some(self, tasks: list[Task], options: dict[str, Any]) -> None:
-        keys = [f"{self._prefix}-{self._count + n}" for n in range(len(tasks))]
-        self._count += len(tasks)
-        if not tasks:
-            return
+        for task in tasks:
+            if not task.wanted():
+                self._finish(task)
+        tasks = [task for task in tasks if task.wanted()]
+        single = [task for task in tasks if len(task.jobs) == 1 and not task.chunk]
+        several = [task for task in tasks if len(task.jobs) > 1 or task.chunk]
+        if single:
+            self._map(single, options, None)
+        if several:  # each of their jobs is tried again by itself, on the worker
+            self._map(several, {**options, "retries": 0}, options.get("retries", 0))
+
+    def _map(self, tasks: list[Task], options: dict[str, Any], retries: int | None) -> None:
+        for task in tasks:
+            self._count += 1
+            task.key = f"{self._prefix}-{self._count}"
+        with self._lock:
+            self._sent.update((task.key, task) for task in tasks)
         try:
             with dask.annotate(executor=self._executor):
-                futures = self._client.map(run_jobs, [task.payload for task in tasks], key=keys, pure=False,
+                payloads = [task.jobs[0] if task.call else pack_together(task.jobs, retries, self._prefix)
+                            for task in tasks]  # fmt: skip
+                futures = self._client.map(run_jobs, payloads, key=[task.key for task in tasks], pure=False,
                                            resources={self._executor: 1}, **options)  # fmt: skip
         except BaseException as error:  # noqa: BLE001 whoever waits for them is to hear of it
             for task in tasks:
                 task.fail(error)
                 self._finish(task)
             return
-        sent = []
+        watched = []
         for task, future in zip(tasks, futures):
             with self._lock:
-                wanted = task.left > 0
+                wanted = task.wanted()
                 if wanted:
                     task.future = future
-                    task.payload = b""
-                    sent.append((task, future))
+                    watched.append((task, future))
             if not wanted:
                 future.release()
-        self._loop.call_soon_threadsafe(self._watch, sent)
+                self._finish(task)
+        self._loop.call_soon_threadsafe(self._watch, watched)
 
     # ---- and back: on the client's loop
 
@@ -264,12 +341,56 @@ class Link:
 
     def _receive(self) -> None:
         while (batch := self._comes.get()) is not None:
+            if isinstance(batch, dict):
+                self._parted(batch["key"], batch["kept"], batch["done"])
+                continue
             for task, well, value in batch:
-                if well is None:
-                    for each in task.futures:
-                        each.cancel()
-                elif well:
-                    task.settle(value)
-                else:
-                    task.fail(value)
+                try:
+                    self._came(task, well, value)
+                except Exception as error:  # noqa: BLE001 such as a result that cannot be what it is
+                    task.fail(error)
                 self._finish(task)
+
+    def _came(self, task: Task, well: bool | None, value: Any) -> None:
+        if well is None:
+            for each in task.futures:
+                if each is not None:
+                    each.cancel()
+        elif not well:
+            task.fail(value)
+        elif task.call:
+            task.settle(value)
+        else:
+            entries, seconds = value
+            self._pace.took(seconds / max(len(entries), 1))
+            task.settle(entries)
+            self._send_again(task, len(entries))
+
+    def _parted(self, key: str, kept: int, done: bytes) -> None:
+        """A job of a task takes long: those before it are done, and those after it (from `kept` on) will not be
+        run there. They are sent by themselves."""
+        self._pace.slow()
+        task = self._sent.get(key)
+        if task is None:
+            return
+        try:
+            task.settle(unpack(done))
+        except Exception:  # noqa: BLE001 they come once more when the task has ended
+            pass
+        self._send_again(task, kept)
+        if not task.wanted():
+            self._finish(task)
+
+    def _send_again(self, task: Task, start: int) -> None:
+        """The jobs from there on were not run, and will not be by this task."""
+        again = []
+        with self._lock:
+            for n in range(start, len(task.futures)):
+                future, task.futures[n] = task.futures[n], None
+                if future is not None and not future.done():
+                    made = Task([future], [task.jobs[n]], task.options)
+                    made.link = self
+                    self._open.add(made)
+                    again.append(made)
+        for made in again:
+            self._sends.put(made)

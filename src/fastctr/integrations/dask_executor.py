@@ -12,7 +12,7 @@ from ..executor import _BOTH, _CALL, _launch_keywords, _results
 from ..pool import whole
 from ..workers import JobFuture
 from .dask_client import Link, Task
-from .dask_jobs import check_launch, pack_call, pack_commands
+from .dask_jobs import check_launch, pack_call, pack_command
 from .dask_plugin import ContainerPlugin
 
 TYPE_CHECKING = False
@@ -38,7 +38,9 @@ class DaskExecutor(concurrent.futures.Executor):
     of its own, and taken away by shutdown(). executor="container" uses one that is registered already instead.
     slots, warm, preload, python, result: as of ContainerPlugin. timeout (seconds), limits, output_limit: of
     every job that does not give its own. retries: how often Dask runs a job again that raised. priority, workers,
-    allow_other_workers: as of Client.map().
+    allow_other_workers: as of Client.map(). together: so many commands are sent as one task of Dask's at most, while
+    many wait and each takes less than 50 ms; they run one after the other, and where one takes long the others go
+    elsewhere. 1 keeps each by itself.
 
     Jobs run at least once: again if their worker dies, and if a result is lost before it came here. Each future
     gets one result. distributed.KilledWorker comes if too many workers died with a job
@@ -51,7 +53,8 @@ class DaskExecutor(concurrent.futures.Executor):
                  slots: int | None = None, warm: int | None = None, preload: Any = (), python: Any = "python3",
                  result: str = "data", timeout: float | None = None, limits: Any = None, output_limit: Any = None,
                  retries: int = 0, priority: int = 0, workers: Any = None, allow_other_workers: bool = False,
-                 spec: Spec | None = None, **spec_fields: Any) -> None:  # fmt: skip
+                 together: int = 16, spec: Spec | None = None, **spec_fields: Any) -> None:  # fmt: skip
+        whole("together", together, 1, 1000)
         if client.asynchronous:
             raise SpecError("client", client, "is asynchronous", "give a Client(…, asynchronous=False)")
         if plan is not None:
@@ -77,7 +80,7 @@ class DaskExecutor(concurrent.futures.Executor):
         given = {"timeout": timeout, "limits": limits, "output_limit": output_limit, "workers": workers}
         self._take({"retries": retries, "priority": priority, "allow_other_workers": allow_other_workers,
                     **{name: value for name, value in given.items() if value is not None}})  # fmt: skip
-        self._link = Link(client, executor, plugin)
+        self._link = Link(client, executor, plugin, together)
 
     def _take(self, options: dict[str, Any]) -> None:
         launch, call, tasks = dict(self._launch), dict(self._call), dict(self._tasks)
@@ -119,23 +122,23 @@ class DaskExecutor(concurrent.futures.Executor):
         UnknownField, TypeError for anything else, whatever pickling the arguments does.
         """
         if callable(fn):
-            return self._add(pack_call(fn, args, kwargs, self._call))
+            return self._add(pack_call(fn, args, kwargs, self._call), True)
         if not isinstance(fn, (list, tuple)):
             raise TypeError(f"{fn!r} is neither a function nor a command (a list)")
         if args:
             raise TypeError(f"a command takes keywords only, not {args[0]!r}")
         launch = self._checked({**self._launch, **kwargs}) if kwargs else self._launch
-        return self._add(pack_commands([list(fn)], launch, None))
+        return self._add(pack_command(list(fn), launch), False)
 
-    def _add(self, payload: bytes) -> JobFuture:
+    def _add(self, job: bytes, call: bool) -> JobFuture:
         future = JobFuture()
-        self._send([future], payload, self._tasks, False)
+        self._send([future], [job], call=call)
         return future
 
-    def _send(self, futures: list[JobFuture], payload: bytes, options: dict[str, Any], chunk: bool) -> None:
+    def _send(self, futures: list[JobFuture], jobs: list[bytes], *, call: bool = False, chunk: bool = False) -> None:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        self._link.add(Task(futures, payload, options, chunk))
+        self._link.add(Task([*futures], jobs, self._tasks, call=call, chunk=chunk))
         if self._view:
             self._mine.update(futures)
             for future in futures:
@@ -168,12 +171,10 @@ class DaskExecutor(concurrent.futures.Executor):
         return _results(jobs, until, True)
 
     def _chunks(self, argvs: Iterator[Any], size: int) -> list[concurrent.futures.Future[Any]]:
-        tasks = dict(self._tasks)
-        retries = tasks.pop("retries", 0)  # each by itself, on the worker
         found: list[concurrent.futures.Future[Any]] = []
-        while part := [list(argv) for argv in islice(argvs, size)]:
+        while part := [pack_command(list(argv), self._launch) for argv in islice(argvs, size)]:
             futures = [JobFuture() for _ in part]
-            self._send(futures, pack_commands(part, self._launch, retries), tasks, True)
+            self._send(futures, part, chunk=True)
             found += futures
         return found
 

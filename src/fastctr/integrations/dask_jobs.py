@@ -90,17 +90,28 @@ def portable(done: Completed, limit: int) -> Completed:
 # ---- a task's payload: opaque bytes, so that Dask neither looks for dependencies in it nor copies it
 
 
-def pack_commands(argvs: list[Any], launch: dict[str, Any], retries: int | None) -> bytes:
-    """One command (retries is None), or several that are run one after another, each up to 1 + retries times.
-    Raises whatever pickling them does."""
-    return pickle.dumps(("argv", argvs, launch, retries), protocol=5)
+def pack_command(argv: Any, launch: dict[str, Any]) -> bytes:
+    """One job. Raises whatever pickling it does."""
+    return pickle.dumps((argv, launch), protocol=5)
+
+
+def pack_together(jobs: list[bytes], retries: int | None, topic: str) -> bytes:
+    """A payload of jobs by pack_command(). retries: None for one job that is the task's; several are run one after
+    another, each up to 1 + retries times, and of one that takes long is told on the topic."""
+    return pickle.dumps(("argv", jobs, retries, topic), protocol=5)
+
+
+def unpack(data: bytes) -> Any:
+    from distributed.protocol.pickle import loads
+
+    return loads(data)
 
 
 def pack_call(func: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> bytes:
     """A call, by cloudpickle where pickle cannot. Raises whatever pickling it does."""
     from distributed.protocol.pickle import dumps
 
-    return dumps(("call", (func, args, kwargs), options, None))  # type: ignore[no-any-return]
+    return dumps(("call", (func, args, kwargs), options, ""))  # type: ignore[no-any-return]
 
 
 def run_jobs(payload: bytes) -> Any:

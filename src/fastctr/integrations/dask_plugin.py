@@ -85,7 +85,8 @@ class ContainerPlugin(WorkerPlugin):  # type: ignore[misc]
             worker.log_event(TOPIC, {"executor": self.executor, "worker": worker.address, **event})
 
         made = ContainerExecutor(self.spec, self.fields, slots=slots, preload=self.preload, python=self.python,
-                                 result=self.result, report=report)  # fmt: skip
+                                 result=self.result, report=report, event=worker.log_event,
+                                 loop=worker.loop.asyncio_loop)  # fmt: skip
         try:
             made.warmup(slots if self.warm is None else self.warm)
         except BaseException:

@@ -6,12 +6,13 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+import time
 from functools import partial
 
 from dask._task_spec import DataNode, GraphNode, NestedContainer, Task, TaskRef
 from dask.sizeof import sizeof
 from distributed import Reschedule
-from distributed.protocol.pickle import loads
+from distributed.protocol.pickle import dumps, loads
 
 from ..errors import LaunchError
 from ..plan import Plan
@@ -21,6 +22,7 @@ from .dask_jobs import OUTPUTS_LIMIT, portable, run_jobs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from typing import Any
 
@@ -31,12 +33,30 @@ if TYPE_CHECKING:
 _log = logging.getLogger("distributed.worker.fastctr")
 
 
+SLOW = 0.25
+"""Seconds after which a job that goes with others in one task no longer holds them up."""
+
+
+class Several:
+    """Jobs of one task that are run one after the other."""
+
+    __slots__ = ("key", "most", "results", "since", "topic")
+
+    def __init__(self, key: str, topic: str, most: int) -> None:
+        self.key = key
+        self.topic = topic
+        self.most = most  # how many of them are run here; 0 once it has ended
+        self.results: list[tuple[bool, Any]] = []
+        self.since = time.monotonic()  # the one that runs
+
+
 class ContainerExecutor(concurrent.futures.Executor):
     """One worker's executor of one plan. Its name must not have "ThreadPoolExecutor" in it: to those Dask gives
     a closure, to others the task itself (distributed.Worker.execute), which is what is to be run elsewhere."""
 
     def __init__(self, spec: Spec | None, fields: dict[str, Any], *, slots: int, preload: Any, python: Any, result: str,
-                 report: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
+                 report: Callable[[dict[str, Any]], None], event: Callable[[str, Any], None],
+                 loop: asyncio.AbstractEventLoop) -> None:  # fmt: skip
         self.plan = Plan(spec, **fields)
         self._pool = Pool(self.plan, size=slots)
         self._preload = preload
@@ -44,6 +64,8 @@ class ContainerExecutor(concurrent.futures.Executor):
         self._result = result
         self._slots = slots
         self._report = report
+        self._event = event
+        self._loop = loop
         self._zygote: Zygote | None = None
         self._lock = threading.Lock()
         self._zygote_lock = threading.Lock()
@@ -123,26 +145,59 @@ class ContainerExecutor(concurrent.futures.Executor):
         return self._one(task.key, partial(self._call, *_parts(task, data)), {})
 
     def _jobs(self, key: Any, payload: bytes) -> Any:
-        """The result of one job; of several a list of (True, result) or (False, exception)."""
-        kind, what, launch, retries = loads(payload)
+        """A call's result; of commands ([(True, result) or (False, exception)], seconds they took). The exception of
+        a command that is the whole task is raised: Dask counts its retries."""
+        kind, what, launch, topic = loads(payload)
         if kind == "call":
             return self._one(key, partial(self._call, *what), launch)
-        limit = launch.pop("outputs_limit", OUTPUTS_LIMIT)
-        if retries is None:
-            return self._one(key, partial(self._command, what[0], limit), launch)
-        results: list[tuple[bool, Any]] = []
-        for argv in what:
-            for left in range(retries, -1, -1):
-                try:
-                    results.append((True, self._one(key, partial(self._command, argv, limit), launch)))
-                except Reschedule:
-                    raise
-                except Exception as error:  # noqa: BLE001 it is this job's result
-                    if left:
-                        continue
-                    results.append((False, error))
-                break
-        return results
+        began = time.monotonic()
+        if launch is None:
+            argv, options = loads(what[0])
+            limit = options.pop("outputs_limit", OUTPUTS_LIMIT)
+            return [(True, self._one(key, partial(self._command, argv, limit), options))], time.monotonic() - began
+        several = Several(str(key), topic, len(what))
+        if len(what) > 1:
+            self._loop.call_soon_threadsafe(self._loop.call_later, SLOW, self._part, several)
+        try:
+            for job in what:
+                with self._lock:
+                    if len(several.results) >= several.most:
+                        break  # the others have been given back
+                    several.since = time.monotonic()
+                several.results.append(self._tried(key, job, launch))
+        finally:
+            with self._lock:
+                several.most = 0
+        return several.results, time.monotonic() - began
+
+    def _tried(self, key: Any, job: bytes, retries: int) -> tuple[bool, Any]:
+        while True:
+            argv, options = loads(job)
+            limit = options.pop("outputs_limit", OUTPUTS_LIMIT)
+            try:
+                return True, self._one(key, partial(self._command, argv, limit), options)
+            except Reschedule:
+                raise
+            except Exception as error:  # noqa: BLE001 it is this job's result
+                if not retries:
+                    return False, error
+                retries -= 1
+
+    def _part(self, several: Several) -> None:
+        """On the worker's loop: while one of several jobs takes long, the results before it are told already, and
+        the jobs after it given back."""
+        with self._lock:
+            now = time.monotonic()
+            if not several.most:
+                return  # it has ended
+            left = several.since + SLOW - now
+            if left <= 0:
+                done = list(several.results)
+                several.most = min(several.most, len(done) + 1)
+        if left > 0:
+            self._loop.call_later(left, self._part, several)
+            return
+        self._event(several.topic, {"key": several.key, "kept": len(done) + 1, "done": dumps(done)})
 
     def _one(self, key: Any, job: Callable[[Any, Any], Any], launch: dict[str, Any]) -> Any:
         result: Any = None

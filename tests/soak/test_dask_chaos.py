@@ -1,0 +1,39 @@
+"""Dask workers killed at random moments: every job has one result, and nothing is left.
+
+FASTCTR_CHAOS_ROUNDS is how many are killed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+
+import pytest
+
+from dask_support import cluster, kill, until
+from fastctr.integrations.dask import DaskExecutor
+
+ROUNDS = int(os.environ.get("FASTCTR_CHAOS_ROUNDS", "3"))
+JOBS = 120
+pytestmark = [pytest.mark.needs_root, pytest.mark.no_leak_check, pytest.mark.soak,
+              pytest.mark.timeout(60 + 15 * ROUNDS)]  # fmt: skip
+
+
+def test_workers_killed_at_random(rootfs: str) -> None:
+    chance = random.Random(4)
+    with cluster(workers=3, threads=2) as (_, client):
+        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 10**6))
+        with DaskExecutor(client, rootfs=rootfs, warm=2) as base:
+            jobs = base.with_options(capture_output=True)
+            for n in range(ROUNDS):
+                pids = list(client.run(os.getpid).values())
+                timer = threading.Timer(chance.uniform(0, 0.6), kill, [chance.choice(pids)])
+                timer.start()
+                futures = [jobs.submit(["sh", "-c", f"sleep 0.0{k % 3}; echo {n}.{k}"]) for k in range(JOBS)]
+                try:
+                    assert [f.result(60).stdout for f in futures] == [b"%d.%d\n" % (n, k) for k in range(JOBS)]
+                finally:
+                    timer.join()
+                until(lambda: len(client.scheduler_info()["workers"]) == 3, 30)
+            assert jobs.metrics()["pending"] == 0
