@@ -3,7 +3,7 @@ CC ?= gcc
 VENV ?= .venv
 PY := $(VENV)/bin/python
 export VENV
-CORE := $(filter-out csrc/stub.c,$(wildcard csrc/*.c))
+CORE := $(filter-out csrc/stub.c csrc/keeper.c csrc/zygote_child.c,$(wildcard csrc/*.c))
 HEADERS := $(wildcard csrc/*.h tests/c/*.h)
 CTESTS := $(basename $(notdir $(wildcard tests/c/test_*.c)))
 CFLAGS := -std=gnu11 -O2 -g -Wall -Wextra -Werror -fvisibility=hidden -iquote csrc
@@ -11,6 +11,8 @@ SANITIZE := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-saniti
 ARCH_CC ?= $(if $(filter aarch64,$(shell uname -m)),$(CC),aarch64-linux-gnu-gcc)
 STUB_FLAGS := -static -nostdlib -ffreestanding -fno-builtin -fno-stack-protector \
 	-fno-asynchronous-unwind-tables -fno-pie -no-pie -s
+ZYGOTE_FLAGS := $(filter-out -static -fno-pie -no-pie,$(STUB_FLAGS)) -shared -fPIC -fvisibility=hidden
+CHILD := csrc/child.c csrc/child_mounts.c csrc/child_layers.c
 # pytest's, as in: make test ARGS="-k exec -x"
 ARGS ?=
 
@@ -79,7 +81,8 @@ cross:  ## compile the core and the stub for aarch64 (ARCH_CC), warnings as erro
 	@mkdir -p build/cross
 	for file in $(CORE); do \
 		$(ARCH_CC) $(CFLAGS) -idirafter /usr/include -c -o build/cross/$$(basename $$file .c).o $$file || exit 1; done
-	$(ARCH_CC) $(CFLAGS) -Os $(STUB_FLAGS) -o build/cross/fctr-stub csrc/stub.c csrc/child.c csrc/child_mounts.c csrc/child_layers.c
+	$(ARCH_CC) $(CFLAGS) -Os $(STUB_FLAGS) -o build/cross/fctr-stub csrc/stub.c csrc/keeper.c $(CHILD)
+	$(ARCH_CC) $(CFLAGS) -Os $(ZYGOTE_FLAGS) -o build/cross/fctr-zygote csrc/zygote_child.c $(CHILD)
 
 lint:  ## ruff and mypy
 	@sh install.sh lint

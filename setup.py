@@ -13,8 +13,9 @@ from setuptools.command.build_ext import build_ext
 HERE = os.path.dirname(os.path.abspath(__file__))
 STUB_SOURCES = ["stub.c", "keeper.c", "child.c", "child_mounts.c", "child_layers.c"]
 ZYGOTE_SOURCES = ["zygote_child.c", "child.c", "child_mounts.c", "child_layers.c"]
+NOT_CORE = ("stub.c", "keeper.c", "zygote_child.c")  # programs of their own
 CORE_SOURCES = sorted(
-    name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name not in ("stub.c", "keeper.c", "zygote_child.c")
+    name for name in os.listdir(os.path.join(HERE, "csrc")) if name.endswith(".c") and name not in NOT_CORE
 )
 CFLAGS = ["-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden"]
 STUB_FLAGS = [
@@ -57,7 +58,8 @@ class Build(build_ext):
         subprocess.run([*cc, *ZYGOTE_FLAGS, *sources, "-o", zygote], check=True)
 
     def get_outputs(self):
-        return [*super().get_outputs(), *(os.path.join(self.build_lib, "fastctr", name) for name in ("fctr-stub", "fctr-zygote"))]
+        programs = ("fctr-stub", "fctr-zygote")
+        return [*super().get_outputs(), *(os.path.join(self.build_lib, "fastctr", name) for name in programs)]
 
 
 core = Extension(

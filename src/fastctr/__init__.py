@@ -16,7 +16,7 @@ Everything is imported when it is first used (PEP 562).
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import images, mounts
+    from . import aio, batch, images, mounts
     from .api import run
     from .container import Container
     from .errors import (
@@ -37,13 +37,20 @@ if TYPE_CHECKING:
         TimeoutExpired,
         UnknownField,
     )
+    from .executor import Executor
     from .launch_args import DEVNULL, PIPE, STDOUT
     from .limits import Limits
     from .maintenance import gc, shutdown
     from .mounts import Bind, Cgroup, Devpts, File, Mqueue, Symlink, Tmpfs
+    from .outputs import OutputFile
     from .plan import Plan
+    from .pool import Pool
+    from .resident import Resident
     from .results import Completed, Timings, Usage
+    from .slots import Slots
     from .spec import Spec
+    from .zygote import Zygote
+    from .zygote_wire import JobEnded, RemoteError, RemoteTraceback, ResultRefused, ZygoteError
 
 __version__ = "0.1.0"
 
@@ -57,10 +64,13 @@ _WHERE = {
          "AuthError", "ArchiveError", "DigestMismatch", "StoreError"), "errors"),
     **dict.fromkeys(("Bind", "Cgroup", "Devpts", "File", "Mqueue", "Symlink", "Tmpfs"), "mounts"),
     "Plan": "plan", "Spec": "spec", "Limits": "limits", "gc": "maintenance", "shutdown": "maintenance",
+    "Pool": "pool", "Executor": "executor", "Slots": "slots", "Resident": "resident", "Zygote": "zygote",
+    "OutputFile": "outputs",
+    **dict.fromkeys(("JobEnded", "RemoteError", "RemoteTraceback", "ResultRefused", "ZygoteError"), "zygote_wire"),
 }  # fmt: skip
 _MODULES = ("aio", "batch", "mounts", "errors", "images")
 
-__all__ = ["__version__", *sorted(_WHERE), "images", "mounts"]
+__all__ = ["__version__", *sorted(_WHERE), "aio", "batch", "images", "mounts"]
 
 
 def __getattr__(name):  # type: ignore[no-untyped-def]

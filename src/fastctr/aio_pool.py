@@ -51,7 +51,7 @@ class Pool:
         self._room = asyncio.Event()
         self._room.set()
         self._tasks: set[asyncio.Task[Completed]] = set()
-        self._pending = 0
+        self._waiting: set[object] = set()
         self._closed = False
         self._core: _core.Plan | None = None
         self._held = 0
@@ -118,22 +118,18 @@ class Pool:
 
     async def run(self, argv: Any = None, **launch: Any) -> Completed:
         """As aio.run() of the pool's plan, when its turn has come. Waits first while max_pending wait."""
-        while self.max_pending is not None and self._pending >= self.max_pending:
-            await self.room()
+        await self.room()
         if self._closed:
             raise RuntimeError("the pool is closed")
-        return await self._run(argv, launch)
+        return await self._run(argv, launch, self._wait())
 
-    async def _run(self, argv: Any, launch: dict[str, Any]) -> Completed:
-        if self._plan is None or self._core is not self._plan._compiled:
-            await self.warmup(0)
-        self._pending += 1
-        self._look()
+    async def _run(self, argv: Any, launch: dict[str, Any], waiting: object) -> Completed:
         try:
+            if self._plan is None or self._core is not self._plan._compiled:
+                await self.warmup(0)
             await self._turns.acquire()
         finally:
-            self._pending -= 1
-            self._look()
+            self._waits_no_more(waiting)
         counts = self._counts
         try:
             counts["running"] += 1
@@ -157,32 +153,40 @@ class Pool:
         counts["warm" if done.warm else "direct"] += 1
         counts["killed" if done.killed_by else "failed" if done.returncode else "done"] += 1
 
-    def _look(self) -> None:
-        if self.max_pending is None or self._pending < self.max_pending:
-            self._room.set()
-        else:
+    def _wait(self) -> object:
+        """One job more that waits for its turn."""
+        waiting = object()
+        self._waiting.add(waiting)
+        if self.max_pending is not None and len(self._waiting) >= self.max_pending:
             self._room.clear()
+        return waiting
+
+    def _waits_no_more(self, waiting: object) -> None:
+        self._waiting.discard(waiting)
+        if self.max_pending is None or len(self._waiting) < self.max_pending:
+            self._room.set()
+
+    def _task(self, argv: Any, launch: dict[str, Any]) -> asyncio.Task[Completed]:
+        waiting = self._wait()
+        task = asyncio.get_running_loop().create_task(self._run(argv, launch, waiting))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._waits_no_more(waiting))  # cancelled before its first step
+        return task
 
     def submit(self, argv: Any = None, **launch: Any) -> asyncio.Task[Completed]:
         """A task of run(); cancelling it kills everything in its container. Raises asyncio.QueueFull when
         max_pending are waiting: await room() before."""
         if self._closed:
             raise RuntimeError("the pool is closed")
-        if self.max_pending is not None and self._pending + self._unstarted() >= self.max_pending:
+        if self.max_pending is not None and len(self._waiting) >= self.max_pending:
             raise asyncio.QueueFull
-        task = asyncio.get_running_loop().create_task(self._run(argv, launch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _unstarted(self) -> int:
-        """Submitted in this very turn of the loop: not counted as pending yet."""
-        return len(self._tasks) - self._pending - self._counts["running"]
+        return self._task(argv, launch)
 
     async def room(self) -> None:
-        """Until fewer than max_pending wait: what submit() needs."""
-        await asyncio.sleep(0)
-        await self._room.wait()
+        """Until fewer than max_pending wait: submit() has room then, until the next await."""
+        while not self._room.is_set():
+            await self._room.wait()
 
     async def map(self, argvs: Any, *, window: int | None = None, return_exceptions: bool = False,
                   **launch: Any) -> AsyncIterator[Completed]:  # fmt: skip
@@ -207,10 +211,7 @@ class Pool:
                         break
                     if self._closed:
                         raise RuntimeError("the pool is closed")
-                    task = asyncio.get_running_loop().create_task(self._run(argv, launch))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-                    tasks.append(task)
+                    tasks.append(self._task(argv, launch))
                     if at < len(tasks) - 1 and tasks[at].done():
                         break  # a result to give: the source may take its time
                 if at == len(tasks):
@@ -241,7 +242,7 @@ class Pool:
         ready = prepared = 0
         if self._core is not None and self._core is self.plan._compiled:
             ready, prepared, _ = self._core.counters()
-        return {**self._counts, "pending": self._pending, "ready": ready, "prepared": prepared, "size": self.size}
+        return {**self._counts, "pending": len(self._waiting), "ready": ready, "prepared": prepared, "size": self.size}
 
     # ---- its life
 

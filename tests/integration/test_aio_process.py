@@ -219,9 +219,15 @@ def test_pool_back_pressure(rootfs: str) -> None:
             for _ in range(8):
                 await pool.room()
                 tasks.append(pool.submit(["true"]))
+            for n in range(60):  # also when some are cancelled at once
+                await pool.room()
+                extra = pool.submit(["true"])
+                if n % 3 == 0:
+                    extra.cancel()
             results = await asyncio.gather(*tasks, *(pool.run(["true"]) for _ in range(12)))
             assert all(done.returncode == 0 for done in results)
             assert pool.metrics()["running"] == 0
+        assert pool.metrics()["pending"] == 0
 
     asyncio.run(main())
 

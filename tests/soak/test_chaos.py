@@ -86,8 +86,7 @@ def test_a_zygote_is_killed(tmp_path: Path) -> None:
         with Zygote(rootfs="host", memory="128m", size=2) as zygote:
             assert zygote.call(os.getpid) == 1
             job = zygote.start_call(time.sleep, (chance.random() * 0.1,))
-            found = sorted(processes_named("fastctr_zygote"))  # its forks are called the same, and are younger
-            assert found, "no process of the zygote to be seen"
+            found = _seen("fastctr_zygote")  # its forks are called the same, and are younger
             time.sleep(chance.random() * 0.1)
             for pid in found[:1]:
                 os.kill(pid, signal.SIGKILL)
@@ -97,6 +96,16 @@ def test_a_zygote_is_killed(tmp_path: Path) -> None:
                 pass
             assert _works(lambda zygote=zygote: zygote.call(os.getpid) == 1)
         _nothing_left(before, f"a zygote's kill {n + 1}, seed {SEED}")
+
+
+def _seen(name: str) -> list[int]:
+    """The pids of what is called that, once there is one: it may be replaced this moment."""
+    for _ in range(100):
+        found = sorted(processes_named(name))
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"no {name} to be seen")
 
 
 def _works(call: object) -> bool:
@@ -120,8 +129,7 @@ def test_a_keeper_of_slots_is_killed(rootfs: str, tmp_path: Path) -> None:
         with Slots(rootfs=rootfs, memory="64m", size=2) as slots:
             assert slots.run(["true"]).returncode == 0
             future = slots.submit(["sleep", str(chance.random() * 0.1)])
-            found = list(processes_named("fctr-keep"))
-            assert found, "no keeper to be seen"
+            found = _seen("fctr-keep")
             time.sleep(chance.random() * 0.1)
             for pid in found:
                 os.kill(pid, signal.SIGKILL)

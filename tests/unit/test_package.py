@@ -51,7 +51,7 @@ def test_installed_files():
     sources = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")}
     binary = {name for name in names if name.startswith("_core.") and name.endswith(".so")}
     assert len(binary) == 1
-    assert names == sources | binary | {"_core.pyi", "py.typed", "fctr-stub"}
+    assert names == sources | binary | {"_core.pyi", "py.typed", "fctr-stub", "fctr-zygote"}
 
 
 def test_stub_stands_alone():

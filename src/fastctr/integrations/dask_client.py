@@ -315,12 +315,17 @@ class Link:
         while self._ready:
             await asyncio.sleep(min(len(self._open) / 4_000, 0.25))
             ready, self._ready = self._ready[:_AT_ONCE], self._ready[_AT_ONCE:]
-            done = [each for each in ready if each[1].status == "finished"]
+            done = []
             for each in ready:
-                if each[1].status == "error":
+                status = each[1].status
+                if status == "finished":
+                    done.append(each)
+                elif status == "error":
                     await self._fetch([each])  # it is here already
-                elif each[1].status != "finished":  # cancelled or lost: by somebody else, or the cluster went
+                elif status == "cancelled":  # by somebody else, or the cluster went away
                     self._comes.put([(each[0], None, None)])
+                else:  # lost with its worker meanwhile: it is made again
+                    self._keep(self._wait(*each))
             if done:
                 await asyncio.wait({self._keep(self._fetch(done))}, timeout=0.5)
         self._pumping = False
@@ -373,10 +378,8 @@ class Link:
         task = self._sent.get(key)
         if task is None:
             return
-        try:
+        with contextlib.suppress(Exception):  # they come once more when the task has ended
             task.settle(unpack(done))
-        except Exception:  # noqa: BLE001 they come once more when the task has ended
-            pass
         self._send_again(task, kept)
         if not task.wanted():
             self._finish(task)
