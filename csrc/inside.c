@@ -143,7 +143,7 @@ static int inside_begin(struct inside *in, struct fctr_instance *inst, bool star
 static int inside_run(struct inside *in, struct fctr_instance *inst, const struct fctr_params *params,
 		      struct fctr_error *err)
 {
-	char *stack = fctr_stack_get(inst->plan->ctx);	/* a parked process and its stand-in sleep on the instance's */
+	char *stack = fctr_stack_get(inst->plan->ctx);	/* a parked process sleeps on the instance's */
 	struct fctr_result result;
 	int r;
 

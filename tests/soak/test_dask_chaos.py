@@ -33,7 +33,7 @@ def test_workers_killed_at_random(rootfs: str) -> None:
 
 
 def kill_some(client: Any, jobs: Any, chance: random.Random, rounds: int) -> int:
-    """How many it killed: a nanny whose worker dies while it starts gives up, then it goes on with a new cluster."""
+    """How many it killed: a nanny was seen not to bring its worker back, why is not known; it then goes on with a new cluster."""
     for n in range(rounds):
         pids = client.run(os.getpid)
         victim = chance.choice(list(pids))

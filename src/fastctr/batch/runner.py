@@ -100,8 +100,7 @@ class Runner:
             with self._take:
                 self._left -= len(self.slots) - started
                 if not self._left:
-                    self.finished.set()
-                    self.sink.end()
+                    self._over()
 
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -189,8 +188,13 @@ class Runner:
             self.failure = self.failure or error
         finally:
             self._due.clear()
-            self.finished.set()
+            self._over()
+
+    def _over(self) -> None:
+        try:
             self.sink.end()
+        finally:
+            self.finished.set()  # the last thing: what end() needs may go with it
 
     def _next(self, slot: Slot) -> Job | None:
         """The next job to run, or None when there is nothing more to do."""

@@ -168,6 +168,8 @@ class Control:
                 for number in os.read(read, 4096):
                     if number:
                         self._asked(number)
+                    else:
+                        runner.finished.wait()
             except BlockingIOError:
                 pass
             now = time.monotonic()
