@@ -17,7 +17,7 @@ CHILD := csrc/child.c csrc/child_mounts.c csrc/child_layers.c
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test vm ctest sanitize cross lint format bench bench-smoke dist clean
+.PHONY: help run build test soak vm ctest sanitize cross lint format bench bench-smoke dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name text; do \
@@ -32,6 +32,10 @@ build:  ## install what is needed, build into .venv
 test: ctest  ## all tests (as root: all of them; ARGS="-k NAME -x" for pytest)
 	@sh install.sh test
 	$(PY) -m pytest --ignore=tests/vm $(ARGS)
+
+soak:  ## 100,000 jobs of mixed outcomes, and 200 kills of each kind (as root, an hour)
+	@sh install.sh test
+	FASTCTR_SOAK_JOBS=100000 FASTCTR_CHAOS_ROUNDS=210 $(PY) -m pytest tests/soak tests/integration/test_batch_chaos.py $(ARGS)
 
 vm:  ## the tests that want cgroup v2 alone or an unprivileged user, in a VM (needs ../shared/vm-run)
 	@sh install.sh test

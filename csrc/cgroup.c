@@ -489,12 +489,15 @@ int fctr_cgroup_stats(struct fctr_cgroup *cg, struct fctr_usage *u, struct fctr_
 	less(&u->cpu_pressure_us, b->cpu_pressure_us);
 	less(&u->memory_pressure_us, b->memory_pressure_us);
 	less(&u->io_pressure_us, b->io_pressure_us);
+	/* a peak that was as high before may be another job's: see fctr_cg2_recycle() */
+	if (cg->root->map.mode == FCTR_CGMODE_V2 && is_set(b->pids_peak) && b->pids_peak > 1 && u->pids_peak <= b->pids_peak)
+		u->pids_peak = FCTR_UNSET;
 	return 0;
 }
 
 /* ---- the end of a job ---------------------------------------------------------------- */
 
-int fctr_cgroup_recycle(struct fctr_cgroup *cg)
+int fctr_cgroup_recycle(struct fctr_cgroup *cg, bool tenant)
 {
 	struct fctr_cgpids list = { 0 };
 	int v2 = cg->root->map.v2, source = fctr_cg_source(cg), fds[FCTR_CG_MAX_TASKS];
@@ -517,7 +520,7 @@ int fctr_cgroup_recycle(struct fctr_cgroup *cg)
 		return 0;
 	if (cg->root->map.mode != FCTR_CGMODE_V2 && !fctr_cg1_recycle(cg))
 		return 0;
-	if (v2 >= 0 && (cg->made & (1u << v2)) && !fctr_cg2_recycle(cg))
+	if (v2 >= 0 && (cg->made & (1u << v2)) && !fctr_cg2_recycle(cg, tenant))
 		return 0;
 	raw_usage(cg, &base, true);
 	cg->base = base;

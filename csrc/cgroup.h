@@ -80,7 +80,7 @@ int fctr_cgroup_attach(struct fctr_cgroup *cg, pid_t pid, struct fctr_error *err
  * for jobs that had the group mounted writable): counters reset, or a baseline kept so that
  * fctr_cgroup_stats() gives this job's figures alone. Returns 1 ready, 0 not fit for reuse (still
  * populated, residual memory, a figure that cannot be told apart): destroy it. */
-int fctr_cgroup_recycle(struct fctr_cgroup *cg);
+int fctr_cgroup_recycle(struct fctr_cgroup *cg, bool tenant);	/* one tenant's: a pids.peak of v2 may be lost */
 /* rmdir, with short retries on EBUSY; frees cg in any case. Returns 0, or -1 if a directory stayed. */
 int fctr_cgroup_destroy(struct fctr_cgroup *cg);
 

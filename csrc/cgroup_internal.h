@@ -140,7 +140,7 @@ int fctr_cg1_recycle(struct fctr_cgroup *cg);
 int fctr_cg1_populate_cpuset(int parent, int dir, const char *cpus, const char *mems);	/* 0 or -1 errno */
 int fctr_cg2_limit(struct fctr_cgroup *cg, const struct fctr_limits *l, struct fctr_error *err);
 void fctr_cg2_usage(struct fctr_cgroup *cg, struct fctr_usage *u);
-int fctr_cg2_recycle(struct fctr_cgroup *cg);
+int fctr_cg2_recycle(struct fctr_cgroup *cg, bool tenant);
 unsigned fctr_cg2_enable(int dirfd, unsigned want);	/* what is enabled afterwards */
 
 /* cgroup_dev.c */

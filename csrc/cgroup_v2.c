@@ -334,7 +334,7 @@ void fctr_cg2_usage(struct fctr_cgroup *cg, struct fctr_usage *u)
 
 #define RESIDUE (1 << 20)
 
-int fctr_cg2_recycle(struct fctr_cgroup *cg)
+int fctr_cg2_recycle(struct fctr_cgroup *cg, bool tenant)
 {
 	int h = cg->root->map.v2;
 	int64_t usage, pids_peak;
@@ -343,7 +343,7 @@ int fctr_cg2_recycle(struct fctr_cgroup *cg)
 	if (on_v2(cg, CT_PIDS)) {
 		/* It cannot be reset; but every job has one process, so a peak of one says as much as none. */
 		pids_peak = fctr_cg_stat_num(cg, h, SF_PIDS_PEAK, "pids.peak");
-		if (fctr_cg_stat_num(cg, h, SF_PIDS, "pids.current") != 0 || (is_set(pids_peak) && pids_peak > 1))
+		if (fctr_cg_stat_num(cg, h, SF_PIDS, "pids.current") != 0 || (!tenant && is_set(pids_peak) && pids_peak > 1))
 			return 0;
 	}
 	if (!on_v2(cg, CT_MEMORY))

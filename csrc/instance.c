@@ -405,7 +405,7 @@ static void give_group_back(struct fctr_plan *p, struct fctr_instance *inst, boo
 {
 	bool kept = false;
 
-	if (reuse && !p->closed && !inst->cg_dirty && fctr_cgroup_recycle(inst->cg) == 1) {
+	if (reuse && !p->closed && !inst->cg_dirty && fctr_cgroup_recycle(inst->cg, false) == 1) {
 		pthread_mutex_lock(&p->lock);
 		if (p->n_groups_free < (int)ARRAY_LEN(p->groups_free) && p->n_groups_free < p->target + 2) {
 			p->groups_free[p->n_groups_free++] = inst->cg;

@@ -234,7 +234,7 @@ static int start_keeper(struct fctr_instance *inst, struct fctr_error *err)
 		return 0;
 	if (fctr_slot_child(inst, make_cgroupns, &o) < 0)
 		return fctr_fail(err, FCTR_ST_NAMESPACE, (int)o.err, "cgroup namespace of a slot");
-	fctr_cgroup_recycle(inst->cg);	/* what that took is not a job's */
+	fctr_cgroup_recycle(inst->cg, true);	/* what that took is not a job's */
 	fctr_start_slots(inst->plan, inst, NULL, slot);
 	return fctr_keeper_start(inst->plan, slot, 0, -1, inst->stack, &inst->keeper, err);
 }
@@ -339,7 +339,7 @@ static bool ready_again(struct fctr_instance *inst)
 	if (inst->own_user && inst->plan->need_user)	/* the plan's own has to be looked up again */
 		return false;
 	inst->own_user = false;
-	if (inst->cg && (inst->cg_dirty || fctr_cgroup_recycle(inst->cg) != 1))
+	if (inst->cg && (inst->cg_dirty || fctr_cgroup_recycle(inst->cg, true) != 1))
 		return false;
 	if (!fctr_slot_next_job(inst))
 		return false;

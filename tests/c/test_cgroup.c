@@ -134,7 +134,7 @@ static void test_limits(void)
 		CHECK(fctr_cgroup_limit(cg, &l, &err) == 0, "pids max");
 		is(cg, "pids", "pids.max", "max", "pids.max", "max");
 	}
-	CHECK(fctr_cgroup_recycle(cg) == 0, "a changed group is not recycled");
+	CHECK(fctr_cgroup_recycle(cg, false) == 0, "a changed group is not recycled");
 	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
 }
 

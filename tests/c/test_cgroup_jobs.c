@@ -33,7 +33,7 @@ static void test_figures(void)
 	CHECK(u.pids_peak == 1 || u.pids_peak == FCTR_UNSET, "pids peak %lld", (long long)u.pids_peak);
 	CHECK(u.cpu_total_us > 0 && u.cpu_user_us + u.cpu_system_us <= u.cpu_total_us + 2, "cpu %lld", (long long)u.cpu_total_us);
 
-	recycled = fctr_cgroup_recycle(cg);
+	recycled = fctr_cgroup_recycle(cg, false);
 	printf("recycle after a plain job: %d\n", recycled);
 	if (anew)
 		CHECK(recycled == 1, "recycle after a plain job");
@@ -55,10 +55,10 @@ static void test_figures(void)
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7, "forks within 8: status %x", (unsigned)status);
 	CHECK(fctr_cgroup_stats(cg, &u, &err) == 0 && u.pids_current == 7, "pids %lld", (long long)u.pids_current);
 	CHECK(u.pids_peak == 8 || u.pids_peak == FCTR_UNSET, "pids peak %lld", (long long)u.pids_peak);
-	CHECK(fctr_cgroup_recycle(cg) == 0, "not recycled while populated");
+	CHECK(fctr_cgroup_recycle(cg, false) == 0, "not recycled while populated");
 	CHECK(fctr_cgroup_kill(cg, 3000, &err) == 0, "kill the orphans");
 	reap_orphans();
-	recycled = fctr_cgroup_recycle(cg);
+	recycled = fctr_cgroup_recycle(cg, false);
 	printf("recycle after an oom, forks and a kill: %d\n", recycled);
 #ifndef __SANITIZE_ADDRESS__	/* its shadow pages stay charged: then no is the right answer */
 	if (anew)
@@ -126,7 +126,7 @@ static void test_freeze(void)
 	CHECK(fctr_cgroup_freeze(cg, true, &err) == 0, "freeze again");
 	CHECK(fctr_cgroup_kill(cg, 3000, &err) == 0, "kill while frozen");
 	CHECK(WTERMSIG(reap(pid)) == SIGKILL, "killed");
-	CHECK(fctr_cgroup_recycle(cg) == 0, "frozen: not recycled");
+	CHECK(fctr_cgroup_recycle(cg, false) == 0, "frozen: not recycled");
 	CHECK(fctr_cgroup_destroy(cg) == 0, "destroy");
 	munmap((void *)n, 4096);
 }
@@ -305,7 +305,7 @@ static void bench(void)
 		run(cg, w_nothing, NULL);
 		TIME(B_STATS, fctr_cgroup_stats(cg, &u, &err));
 		TIME(B_STATS_AGAIN, fctr_cgroup_stats(cg, &u, &err));
-		TIME(B_RECYCLE, recycled += fctr_cgroup_recycle(cg));
+		TIME(B_RECYCLE, recycled += fctr_cgroup_recycle(cg, false));
 		fctr_cgroup_slim(cg);
 		TIME(B_STATS_SLIM, fctr_cgroup_stats(cg, &u, &err));
 		TIME(B_KILL, fctr_cgroup_kill(cg, 100, &err));
