@@ -44,6 +44,14 @@ KINDS = kinds()
 # ---- waiting beside us
 
 
+@pytest.fixture(autouse=True)
+def no_other_children() -> None:
+    """A cluster of an earlier test's has left multiprocessing's tracker, which these would wait for."""
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    if tracker is not None:
+        tracker._resource_tracker._stop()
+
+
 class Thief(threading.Thread):
     """Somebody who waits for every child there is."""
 
