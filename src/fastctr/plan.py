@@ -310,8 +310,8 @@ def compile_spec(spec: Spec, userns: int | None = None, zygote: bool = False,
                   for name, how in native["ns"].items() if how[0] == "join"}
         if native["ns"]["user"][0] == "new":
             ns_fds["user"] = user_namespace(native["uid_map"], native["gid_map"]) if userns is None else userns
-        idmap_fds = {tuple(m["idmap"]): user_namespace(m["idmap"], m["idmap"])
-                     for m in native["mounts"] if m["idmap"] is not None and (userns is None or m["idmap"] != native["uid_map"])}
+        idmap_fds = {tuple(m["idmap"]): user_namespace(m["idmap"], m["idmap"]) for m in native["mounts"]
+                     if m["idmap"] is not None and (userns is None or m["idmap"] != native["uid_map"])}
         if userns is not None and native["uid_map"] == native["gid_map"]:
             idmap_fds[tuple(native["uid_map"])] = userns
         plan = _core.Plan(core, native, ns_fds, idmap_fds)
