@@ -260,8 +260,9 @@ void fctr_cgroot_close(struct fctr_cgroot *root)
 		if (h->owner_fd < 0 && h->first_made == INT_MAX)
 			continue;
 		if ((size_t)snprintf(path, sizeof(path), "%s%s%s", root->place, root->place[0] ? "/" : "",
-				     root->owner) < sizeof(path))
-			unlinkat(h->mount_fd, path, AT_REMOVEDIR);
+				     root->owner) < sizeof(path) &&
+		    unlinkat(h->mount_fd, path, AT_REMOVEDIR) < 0 && errno != ENOENT)
+			fctr_cg_rmtree(h->mount_fd, path, 200);	/* what a lack of descriptors has left in it */
 		if (place) {
 			remove_place(root, h);
 			strcpy(root->place, place);

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import shutil
 import subprocess
 
@@ -51,6 +52,13 @@ def cgroup_mounts() -> list[str]:
     return found
 
 
+def _tracker() -> tuple[int, int]:
+    """pid and descriptor of multiprocessing's tracker: it comes with the first process by spawn, and stays."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    made = getattr(module, "_resource_tracker", None)
+    return (getattr(made, "_pid", None) or -1, -1 if getattr(made, "_fd", None) is None else made._fd)
+
+
 def processes(tag: str) -> dict[int, str]:
     """pid -> what it is: our descendants, also zombies, and whoever sits in a group of ours."""
     parents: dict[int, int] = {}
@@ -72,6 +80,8 @@ def processes(tag: str) -> dict[int, str]:
         at, seen = pid, 0
         while at not in (0, me) and seen < 100:
             at, seen = parents.get(at, 0), seen + 1
+        if pid == _tracker()[0]:
+            continue
         if (at == me and pid != me) or tag + "/" in _read(f"/proc/{pid}/cgroup"):
             found[pid] = text[pid]
     return found
@@ -105,7 +115,8 @@ def descriptors() -> dict[int, str]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
             continue  # the listing's own
-        found[int(name)] = target
+        if int(name) != _tracker()[1]:
+            found[int(name)] = target
     return found
 
 
