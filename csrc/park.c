@@ -275,7 +275,9 @@ void fctr_park_end(struct fctr_instance *inst)
 	if (!park)
 		return;
 	if (park->pid > 0) {
-		sys4(SYS_pidfd_send_signal, park->pidfd, SIGKILL, NULL, 0);
+		/* its number: somebody may have closed our descriptor, and we are about to wait for it */
+		if (sys4(SYS_pidfd_send_signal, park->pidfd, SIGKILL, NULL, 0) < 0)
+			sys2(SYS_kill, park->pid, SIGKILL);
 		while (wait4(park->pid, NULL, __WALL, NULL) < 0 && errno == EINTR)
 			;
 	}

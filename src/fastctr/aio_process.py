@@ -6,7 +6,7 @@ import asyncio
 import errno as codes
 import os
 
-from .aio_start import Exit, Started, StartedExec, is_heavy, start, the_plan, told
+from .aio_start import Exit, Lent, Started, StartedExec, is_heavy, start, the_plan, told
 from .aio_threads import in_thread, whatever
 from .errors import LaunchError, SpecError
 
@@ -192,6 +192,10 @@ class Process:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=self._loop), loop=self._loop)
 
     async def _connected(self, connect: Any, protocol: asyncio.StreamReaderProtocol, file: Any) -> Any:
+        if type(self._loop).__module__.partition(".")[0] == "uvloop":
+            lent = Lent(os.dup(file.fileno()))
+            file.close()
+            file = lent
         try:
             transport, _ = await connect(lambda: protocol, file)
         except BaseException:

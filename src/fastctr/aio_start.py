@@ -82,6 +82,20 @@ def _turn(loop: asyncio.AbstractEventLoop) -> _Turn:
     return turn
 
 
+class Lent:
+    """A descriptor that libuv closes. uvloop then closes the file it had it from once more: by that time the number may
+    be another's, as the core opens descriptors in a thread of its own."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        """Nothing: it is closed."""
+
+
 class Started(Container):
     """A Container of a loop. `exit`: what watches it; None before and after."""
 
