@@ -13,7 +13,7 @@
 
 #include "core.h"
 
-#define NET_POOL_MAX 40
+#define NET_POOL_MAX 64	/* prepared ones and those of the dead that wait */
 
 #define FILES "/proc/self/net/sockstat\0/proc/self/net/dev\0/proc/self/net/snmp\0/proc/self/net/snmp6\0\0"
 const char fctr_net_files[] = FILES;

@@ -198,4 +198,10 @@ def test_a_handler_that_raises_ends_it_and_the_container(rootfs: str) -> None:
     finally:
         timer.join()
         signal.signal(signal.SIGUSR1, old)
-    assert not [pid for pid in _descendants(os.getpid()) if f"65{os.getpid()}" in open(f"/proc/{pid}/cmdline").read()]
+    def command(pid: int) -> str:
+        try:
+            return open(f"/proc/{pid}/cmdline").read()
+        except (FileNotFoundError, ProcessLookupError):  # reaped meanwhile
+            return ""
+
+    assert not [pid for pid in _descendants(os.getpid()) if f"65{os.getpid()}" in command(pid)]
