@@ -133,10 +133,6 @@ def leak_check(request: pytest.FixtureRequest):
         gc.collect()
         fastctr.shutdown()
         found = before.difference(leaks_support.Snapshot(runtime, mounts))
-    if found:  # a worker that its nanny has killed may only just be dead: what it left is the next start's to clear away
-        fastctr.gc()
-        fastctr.shutdown()
-        found = before.difference(leaks_support.Snapshot(runtime, mounts))
     if found:
         pytest.fail(f"left behind by this test:\n{found}", pytrace=False)
 

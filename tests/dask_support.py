@@ -31,14 +31,14 @@ def cluster(workers=2, threads=2):
     resource_tracker.ensure_running()  # it stays, once there is a process by spawn: not a leak of the test's
     runtime = tempfile.mkdtemp(prefix="fastctr-dask-", dir="/run" if os.access("/run", os.W_OK) else None)
     before = snapshot(runtime)
-    environ = {"FASTCTR_RUNTIME_DIR": runtime}
     try:
         with (
-            dask.config.set({**SETTINGS, "distributed.nanny.environ": environ}),
+            dask.config.set(SETTINGS),
             distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=threads, processes=True, host="127.0.0.1",
                 scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"}, silence_logs=50,
                 memory_limit=0, local_directory=runtime,
+                env={"FASTCTR_RUNTIME_DIR": runtime},  # the setting distributed.nanny.environ gives way to what we have
             ) as made,
             distributed.Client(made) as client,
         ):  # fmt: skip

@@ -263,7 +263,6 @@ def test_no_more_descriptors(rootfs, room):
     assert fastctr.run(["true"], rootfs=rootfs).returncode == 0
 
 
-@pytest.mark.no_leak_check  # groups of a Dask worker of tests before turn up here: not understood, and not this test's
 def test_no_more_processes(rootfs):
     """clone says EAGAIN below a limit of pids."""
     root = next((p for p in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup") if os.path.exists(f"{p}/cgroup.procs")), None)
