@@ -332,7 +332,7 @@ int fctr_ctx_open(const struct fctr_config *config, struct fctr_ctx **out, struc
 {
 	struct fctr_ctx *ctx = calloc(1, sizeof(*ctx));
 	cleanup_close int dir = -1;
-	char tag[48];
+	char tag[72];
 	struct rlimit files;
 
 	if (!ctx)

@@ -7,7 +7,7 @@
 
 #include "core.h"
 
-/* Owners are called "<pid>-<starttime>-<random>-<tag>". The sweep kills, so what it takes for an
+/* Owners are called "<pid>-<starttime>-<random>-<pid namespace>-<tag>". The sweep kills, so what it takes for an
  * owner's is held to that form: a parent that the user named holds other people's groups, and a
  * runtime directory may hold other files. */
 static bool owner_name(const char *name)
@@ -25,15 +25,39 @@ static bool owner_name(const char *name)
 /* The tag is the runtime directory's identity: one without a file in *this* directory says nothing
  * of an owner that keeps its file in another one (FASTCTR_RUNTIME_DIR, another user, a container
  * that sees the same groups). An owner holds its file open, so the file system it is on and its
- * device number stay while it lives. */
+ * device number stay while it lives. The pid namespace says whose numbers the owner's is one of. */
 int fctr_owner_tag(const char *runtime_dir, char *out, size_t size)
 {
-	struct stat st;
+	struct stat st, ns;
 
 	if (stat(runtime_dir, &st) < 0)
 		return -1;
-	snprintf(out, size, "-%llx.%llx", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+	if (stat("/proc/self/ns/pid", &ns) < 0)
+		ns.st_ino = 0;
+	snprintf(out, size, "-%llx-%llx.%llx", (unsigned long long)ns.st_ino, (unsigned long long)st.st_dev,
+		 (unsigned long long)st.st_ino);
 	return 0;
+}
+
+/* An owner whose file is elsewhere, or was: nobody may ever sweep there again, so it is ours to clear away
+ * if its process is sure to be gone. That takes its number being of our own pid namespace, a /proc of that
+ * namespace which hides nobody (hidepid), and nobody of that number. */
+static bool gone_from_here(const char *name, const char *tag)
+{
+	unsigned long long ns = 0, ours = strtoull(tag + 1, NULL, 16);
+	char path[40], self[24];
+	ssize_t n;
+	int skip = 0;
+
+	if (sscanf(name, "%*[0-9]-%*[0-9]-%*[0-9a-f]-%llx%n", &ns, &skip) != 1 || name[skip] != '-' || !ours || ns != ours)
+		return false;
+	n = readlink("/proc/self", self, sizeof(self) - 1);
+	if (n <= 0)
+		return false;
+	self[n] = '\0';
+	snprintf(path, sizeof(path), "/proc/%llu", strtoull(name, NULL, 10));
+	return strtol(self, NULL, 10) == getpid() && access("/proc/1/stat", F_OK) == 0 && access(path, F_OK) < 0 &&
+	       errno == ENOENT;
 }
 
 /* Whether the process an owner was named after is there: the directory may have been emptied by
@@ -64,15 +88,20 @@ static bool owner_dead(const char *name, void *arg)
 	struct fctr_ctx *ctx = seen->ctx;
 	cleanup_close int dir = open(ctx->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	cleanup_close int fd = -1;
-	char tag[48];
+	char tag[72], *place;
 	size_t len = strlen(name), n;
 
 	if (dir < 0 || strcmp(name, ctx->owner) == 0 || !owner_name(name) ||
 	    fctr_owner_tag(ctx->runtime_dir, tag, sizeof(tag)) < 0)
 		return false;
-	n = strlen(tag);
-	if (len <= n || strcmp(name + len - n, tag) != 0)
-		return false;
+	place = strrchr(tag, '-');
+	n = strlen(place);
+	if (len <= n || strcmp(name + len - n, place) != 0) {
+		bool gone = gone_from_here(name, tag);
+
+		seen->without_file += gone;
+		return gone;
+	}
 	fd = openat(dir, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0) {	/* made before anything else, and removed last */
 		bool gone = errno == ENOENT && !process_lives(name);

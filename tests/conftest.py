@@ -4,14 +4,17 @@ check around every test of tests/integration, tests/leaks and tests/conformance.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,9 +42,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
     if "FASTCTR_RUNTIME_DIR" not in os.environ:  # ours alone: nobody else's sweep comes by
         base = "/run" if os.access("/run", os.W_OK) else None
-        _state["made"] = os.environ["FASTCTR_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="fastctr-test-", dir=base)
+        made = tempfile.mkdtemp(prefix="fastctr-test-", dir=base)
+        _state["made"] = os.environ["FASTCTR_RUNTIME_DIR"] = made
+        _state["lock"] = lock = os.open(f"{made}/session", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _remove_the_dead(os.path.dirname(made))
+        if threading.current_thread() is threading.main_thread():  # as by timeout(1): end as by Ctrl-C, and clear up
+            signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 143))
     os.makedirs(os.environ["FASTCTR_RUNTIME_DIR"], 0o700, exist_ok=True)
     _state["mounts"] = leaks_support.own_mount_namespace()
+
+
+def _remove_the_dead(base: str) -> None:
+    """Runtime directories of test runs that were killed; their groups go with the next sweep of anybody's."""
+    for name in os.listdir(base):
+        with contextlib.suppress(OSError):
+            if name.startswith("fastctr-test-") and f"{base}/{name}" != _state["made"]:
+                with open(f"{base}/{name}/session") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(f"{base}/{name}")
 
 
 def pytest_unconfigure() -> None:
@@ -52,6 +71,7 @@ def pytest_unconfigure() -> None:
             maintenance.shutdown()
         os.environ.pop("FASTCTR_RUNTIME_DIR", None)
         shutil.rmtree(str(made), ignore_errors=True)
+        os.close(int(str(_state.pop("lock"))))
 
 
 # ---- skipping

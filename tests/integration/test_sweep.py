@@ -123,6 +123,40 @@ def test_a_lost_lock_file_is_not_a_death(rootfs, tmp_path):
             shutil.rmtree(f"/var/tmp/{name}")
 
 
+def groups_of(pid: int) -> list[str]:
+    return [f"{mount}/fastctr/{name}" for mount in leaks_support.cgroup_mounts() if os.path.isdir(f"{mount}/fastctr")
+            for name in os.listdir(f"{mount}/fastctr") if name.startswith(f"{pid}-")]
+
+
+def test_the_dead_of_a_runtime_directory_that_is_gone(rootfs, tmp_path):
+    """Nobody will ever start with that directory again, so it is whoever comes next."""
+    process, pids = holder(rootfs, str(tmp_path / "other"))
+    end(process, signal.SIGKILL)
+    assert gone(pids)
+    shutil.rmtree(tmp_path / "other")
+    assert groups_of(process.pid)
+    assert fastctr.gc() >= 1
+    assert groups_of(process.pid) == []
+    for name in os.listdir("/var/tmp"):  # which of these are its own stood in the file that was lost
+        if name.startswith(f"fastctr-{process.pid}-"):
+            shutil.rmtree(f"/var/tmp/{name}")
+
+
+@pytest.mark.parametrize("who", ["alive", "of another pid namespace", "of an older form"])
+def test_who_is_not_known_to_be_dead_keeps_its_groups(rootfs, who):
+    ours, dead = os.stat("/proc/self/ns/pid").st_ino, 99999999
+    name = {"alive": f"{os.getpid()}-1-abc-{ours:x}-1.1", "of another pid namespace": f"{dead}-1-abc-{ours + 1:x}-1.1",
+            "of an older form": f"{dead}-1-abc-1.1"}[who]  # fmt: skip
+    run(["true"], rootfs=rootfs)
+    mount = next(m for m in leaks_support.cgroup_mounts() if os.path.isdir(f"{m}/fastctr"))
+    os.mkdir(f"{mount}/fastctr/{name}")
+    try:
+        fastctr.gc()
+        assert os.path.isdir(f"{mount}/fastctr/{name}")
+    finally:
+        os.rmdir(f"{mount}/fastctr/{name}")
+
+
 @pytest.mark.parametrize("name", ["web", "1234", "1-2-3", "docker-0123456789abcdef.scope", "99999999-1-abcdef"])
 def test_other_peoples_groups_below_a_parent_are_not_touched(rootfs, name):
     parent = f"fastctr-test-{os.getpid()}"
