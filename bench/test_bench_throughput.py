@@ -241,8 +241,7 @@ def test_bare_does_all_jobs(stage):
 @pytest.mark.parametrize("kind", ["pool", "slots", "resident"])
 def test_our_sides(stage, kind):
     side = stage.ours(kind, kind, "/bin/tiny", size=4)
-    if side is None:
-        pytest.skip(f"{missing(kind)} is not there")
+    assert side is not None, missing(kind)
     assert len(side.go(3)) == 3
     stamps = side.ask("jobs 2 40 10")
     assert len(stamps) == 4 and stamps == sorted(stamps)
@@ -253,8 +252,7 @@ def test_our_sides(stage, kind):
 @as_root
 def test_pool_tells_its_first_instruction(stage):
     side = stage.ours("pool", "pool", size=4)
-    if side is None:
-        pytest.skip(f"{missing('pool')} is not there")
+    assert side is not None, missing("pool")
     for first, ended, returned, core_exec, core_exit in side.rows("first 3"):
         assert 0 < first < ended < returned and 0 < core_exec < core_exit < returned
     assert len(side.ask("fill 3")) == 3
@@ -266,8 +264,7 @@ def test_pool_tells_its_first_instruction(stage):
 @as_root
 def test_a_failed_job_is_no_figure(stage):
     side = stage.ours("pool", "pool", "/bin/false", size=2)
-    if side is None:
-        pytest.skip(f"{missing('pool')} is not there")
+    assert side is not None, missing("pool")
     with pytest.raises(PeerFailed, match="returncode=1"):
         side.ask("jobs 2 10 5")
     side.close()
@@ -278,7 +275,7 @@ def test_a_failed_job_is_no_figure(stage):
 def test_daemons_and_what_they_leave(stage, name):
     side = getattr(stage, name)()
     if side is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"needs {name} to compare with: sh install.sh bench, which make bench calls, installs it")
     try:
         side.go(1)
         assert side.rate(2, 0.1) > 0

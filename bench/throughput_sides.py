@@ -17,22 +17,15 @@ THREADS = (1, 2, 4, 8, 16)
 POOL = 16   # containers a pool holds: more than a turn takes
 
 #: what a kind of side is made of; a kind whose module is not there is not measured
-MODULES = {"pool": ("fastctr.pool",), "slots": ("fastctr.slots",), "resident": ("fastctr.resident",),
-           "zygote": ("fastctr.zygote", "numpy"), "batch": ("fastctr.pool", "fastctr.batch"),
-           "dask": ("fastctr.integrations.dask_executor", "distributed")}
+NEEDS = {"zygote": "numpy", "dask": "distributed"}
 
 
 def missing(kind: str) -> str:
     """The module a side of this kind lacks, or an empty string."""
     if not has_fastctr():
         return "fastctr"
-    for name in MODULES[kind]:
-        try:
-            if find_spec(name) is None:
-                return name
-        except ImportError:     # its package
-            return name
-    return ""
+    wanted = NEEDS.get(kind)
+    return wanted if wanted is not None and find_spec(wanted) is None else ""
 
 
 class ManyStage(Stage):
@@ -116,4 +109,4 @@ class ManyStage(Stage):
         return usage.ru_maxrss / 1024, process.returncode
 
 
-__all__ = ["MODULES", "POOL", "THREADS", "ManyStage", "missing"]
+__all__ = ["NEEDS", "POOL", "THREADS", "ManyStage", "missing"]

@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         base = "/run" if os.access("/run", os.W_OK) else None
         made = tempfile.mkdtemp(prefix="fastctr-test-", dir=base)
         _state["made"] = os.environ["FASTCTR_RUNTIME_DIR"] = made
-        _state["lock"] = lock = os.open(f"{made}/session", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _state["lock"] = lock = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX)
         _remove_the_dead(os.path.dirname(made))
         if threading.current_thread() is threading.main_thread():  # as by timeout(1): end as by Ctrl-C, and clear up
@@ -58,9 +58,12 @@ def _remove_the_dead(base: str) -> None:
     for name in os.listdir(base):
         with contextlib.suppress(OSError):
             if name.startswith("fastctr-test-") and f"{base}/{name}" != _state["made"]:
-                with open(f"{base}/{name}/session") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = os.open(f"{base}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(f"{base}/{name}")
+                finally:
+                    os.close(lock)
 
 
 def pytest_unconfigure() -> None:

@@ -154,7 +154,7 @@ class Plain(pickle.Pickler):
             out = io.BytesIO()
             numpy.lib.format.write_array(out, numpy.asarray(value), allow_pickle=False)
             return (scalar if isinstance(value, numpy.generic) else as_array, (out.getvalue(),))
-        return NotImplemented
+        return NotImplemented  # as any other object: pickle's own way, see Pickler.reducer_override
 
 
 def as_array(data: bytes) -> Any:

@@ -213,7 +213,7 @@ def test_ctrl_c_within_the_with(rootfs):
                 threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
                 futures[0].result()
         except KeyboardInterrupt:
-            print([future.cancelled() for future in futures])
+            print([future.cancelled() for future in futures], flush=True)
         with Executor(rootfs=sys.argv[1], max_workers=2) as executor:
             pass
         forgotten = Executor(rootfs=sys.argv[1], max_workers=2)

@@ -11,7 +11,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -116,9 +115,8 @@ WAYS: dict[str, tuple[Callable[[dict[str, Any], range, Tally], None], int, dict[
     "init": (by_plan, 5, {"init": True}),
     "pool": (by_pool, 40, {}),
     "aio": (by_aio, 30, {}),
+    "slots": (by_slots, 20, {}),
 }
-if find_spec("fastctr.slots"):
-    WAYS["slots"] = (by_slots, 20, {})
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -133,9 +133,10 @@ class _Session:
         """Skip, or fail, where there can be no containers."""
         problem = self.problem()
         if problem is not None:
+            text = f"this machine runs no containers: {problem} (`fastctr info` says what is missing)"
             if self._config.getoption("--container-required"):
-                pytest.fail(f"no containers here: {problem}", pytrace=False)
-            pytest.skip(f"no containers here: {problem}")
+                pytest.fail(text, pytrace=False)
+            pytest.skip(f"{text}; --container-required makes this a failure")
 
     def problem(self) -> str | None:
         """Why this machine cannot run containers, or None; asked once."""
