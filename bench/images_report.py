@@ -1,12 +1,11 @@
 """The image benchmarks as text; report.py puts them into the page."""
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from .bars import Bar
 from .report import bars as bars_table
-from .report import number, table
+from .report import below, number, pairs, starts, table
 
 SETUP_HEAD = ("", "fastctr load, pull", "umoci unpack", "skopeo, podman", "docker")
 SETUP = (
@@ -85,18 +84,12 @@ def scenario(name: str, found: dict[str, Any]) -> str:
         parts.append(table(("seconds", "n", "p50", "least", "most", "times ours", "processor", "resident MB",
                             "entries", ""), rows))
     if found.get("sides"):
-        parts.append(table(("µs from start to reaped", "n", "p50", "p95", "p99"), [
-            (side, str(int(row["n"])), number(row["p50"]), number(row["p95"]), number(row["p99"]))
-            for side, row in found["sides"].items()]))
+        parts.append(starts("µs from start to reaped", found["sides"]))
     if found.get("facts"):
-        parts.append(table(("what", ""), [(what, _whole(value)) for what, value in found["facts"].items()]))
+        parts.append(pairs("what", "", found["facts"]))
     if found.get("ratios"):
-        parts.append(table(("ratio", ""), [(pair, number(value)) for pair, value in found["ratios"].items()]))
+        parts.append(pairs("ratio", "", found["ratios"]))
     return "\n\n".join(parts)
-
-
-def _whole(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
@@ -126,9 +119,4 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append("\n".join(f"- {note}" for note in results["notes"]))
     parts.append("## Figures")
     parts += [scenario(name, found) for name, found in results["scenarios"].items()]
-    comments = os.path.join(os.path.dirname(__file__), "comments_images.md")
-    if os.path.exists(comments):    # written by hand, as comments.md
-        with open(comments, encoding="utf-8") as file:
-            parts.append(file.read().strip())
-    lines = "\n\n".join(parts).splitlines()
-    return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
+    return below(parts, "comments_images.md")

@@ -19,6 +19,7 @@ TOP = os.path.dirname(SOURCE)
 UNIFIED = "/sys/fs/cgroup/unified"
 THREADS = 8
 SECCOMP_FD = 9
+LIMIT_OPTIONS = ("--memory", str(LIMITS["memory"]), "--cpus", str(LIMITS["cpus"]), "--pids-limit", str(LIMITS["pids"]))
 
 
 class PeerFailed(RuntimeError):
@@ -226,9 +227,7 @@ class Stage:
 
     def cli(self) -> Side:
         """`fastctr run` from a shell's point of view."""
-        limits = ["--memory", str(LIMITS["memory"]), "--cpus", str(LIMITS["cpus"]),
-                  "--pids-limit", str(LIMITS["pids"])]
-        return self.program("fastctr run", [*cli_command(), "run", *limits, self.rootfs, "--", "/bin/true"])
+        return self.program("fastctr run", [*cli_command(), "run", *LIMIT_OPTIONS, self.rootfs, "--", "/bin/true"])
 
 
 def has_fastctr() -> bool:

@@ -85,6 +85,30 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def starts(head: str, sides: dict[str, dict[str, float]]) -> str:
+    """Percentiles of each side's starts, and how many times bare they are where that was paired."""
+    extra = [key for key in ("x bare tiny", "x bare busybox") if any(key in row for row in sides.values())]
+    return table((head, "n", "p50", "p95", "p99", *(key.replace("x ", "times ") for key in extra)), [
+        (side, str(int(row["n"])), number(row["p50"]), number(row["p95"]), number(row["p99"]),
+         *(number(row.get(key)) for key in extra)) for side, row in sides.items()])
+
+
+def pairs(head: str, value_head: str, values: dict[str, float]) -> str:
+    """A figure a row; counts in full."""
+    return table((head, value_head), [(name, f"{value:,}" if isinstance(value, int) else number(value))
+                                      for name, value in values.items()])
+
+
+def below(parts: list[str], comments: str) -> str:
+    """PARTS and what is written by hand in the file COMMENTS beside this one, a level below the page's title."""
+    path = os.path.join(os.path.dirname(__file__), comments)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            parts = [*parts, file.read().strip()]
+    lines = "\n\n".join(parts).splitlines()
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
+
+
 def bars(results: dict[str, Any]) -> str:
     """The bars with figure and verdict."""
     return table(("bar", "limit", "figure", "verdict"),
@@ -96,22 +120,16 @@ def scenario(name: str, found: dict[str, Any]) -> str:
     """One scenario's tables."""
     parts = [f"### {TITLES.get(name, name)}"]
     sides = found.get("sides") or {}
-    extra = [key for key in ("x bare tiny", "x bare busybox") if any(key in row for row in sides.values())]
     if sides:
-        rows = [(side, str(int(row["n"])), number(row["p50"]), number(row["p95"]), number(row["p99"]),
-                 *(number(row.get(key)) for key in extra)) for side, row in sides.items()]
-        head = ("µs from start to reaped", "n", "p50", "p95", "p99",
-                *(key.replace("x ", "times ") for key in extra))
-        parts.append(table(head, rows))
+        parts.append(starts("µs from start to reaped", sides))
     if found.get("rates"):
-        parts.append(table(("side", "per second"),
-                           [(side, number(value)) for side, value in found["rates"].items()]))
+        parts.append(pairs("side", "per second", found["rates"]))
     if found.get("calls"):
         rows = [(side, f"{row['calls']:,}", str(row["tasks"]), str(row["execs"]), ", ".join(row["most"]))
                 for side, row in found["calls"].items()]
         parts.append(table(("side", "calls", "tasks", "execs", "most often"), rows))
     if found.get("ratios"):
-        parts.append(table(("ratio", ""), [(pair, number(value)) for pair, value in found["ratios"].items()]))
+        parts.append(pairs("ratio", "", found["ratios"]))
     if len(parts) == 1:
         parts.append("Not measured.")
     return "\n\n".join(parts)

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from bench import bars, machine, plot, report, throughput_report
+from bench import bars, dask, machine, plot, report, throughput_report
 from bench import throughput_scenarios as scenarios
 from bench.peers import PeerFailed, Side
 from bench.throughput_scenarios import SCENARIOS, Many
@@ -138,8 +138,8 @@ class Pretended:
         return self.side(scenarios.COLD)
 
     def dask(self, tasks, turns):
-        return {"subprocess.run() tasks": {"rates": [500.0], "ratio": 1.0},
-                "container tasks": {"rates": [450.0], "ratio": 0.9}}
+        return {dask.BASE: {"rates": [500.0], "ratio": 1.0}, dask.USUAL: {"rates": [450.0], "ratio": 0.9},
+                dask.ONE: {"rates": [300.0], "ratio": 0.6}}
 
     def batch_command(self, path, *options):
         return 20.0, 0
@@ -169,7 +169,7 @@ def test_rates_and_ratios(found):
     assert got["ratios"]["Pool / crun run"] == pytest.approx(15, rel=0.05)
     assert found["warm"]["ratios"]["first instruction, pool.run / bare"] == pytest.approx(2)
     assert found["warm"]["ratios"]["exit seen, pool.run / bare"] == pytest.approx(2)
-    assert found["dask"]["ratios"]["containers / subprocess.run"] == 0.9
+    assert found["dask"]["ratios"] == {f"{dask.USUAL} / {dask.BASE}": 0.9, f"{dask.ONE} / {dask.BASE}": 0.6}
 
 
 def test_what_is_missing_is_said(monkeypatch):

@@ -1,20 +1,21 @@
 """The throughput benchmarks as text; report.py puts them into the page."""
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from .bars import Bar
+from .dask import BASE, ONE, TOGETHER, USUAL
 from .report import bars as bars_table
-from .report import number, table
+from .report import below, number, pairs, starts, table
 
 CAVEATS = (
     ("A **warm** start finds a prepared container whose process is asleep before its exec. A turn of 8 takes half of "
      "what the pool holds (16), and before the next turn the pool is full again, which is not in these figures: what "
      "that costs is in the sustained rates, where all of it is counted."),
     ("To the first instruction: a tiny binary prints the clock as the first thing it does, into a pipe on both sides. "
-     "Bare is counted from its vfork in a C program; `pool.run` from the call in Python, so with Python's own part. "
-     "\"Core's start\" is counted from the entry into the C core (`timings=True`), and to the exec it has seen."),
+     "Bare is counted from its vfork in a C program, its pipe made before; `pool.run` from the call in Python, so with "
+     "Python's own part and the making of its pipes. \"Core's start\" is counted from the entry into the C core "
+     "(`timings=True`), and to the exec as the core sees it, not to the binary's own word: it is no bar's figure."),
     ("\"Its exit seen (at most)\" is the whole call but for the reading of usage figures; what Python does after that "
      "is in it, for it cannot be told apart from outside."),
     ("Sustained: two threads start one job after another, in Python for fastctr's sides, in C for bare and crun; "
@@ -24,14 +25,17 @@ CAVEATS = (
      "in namespaces of its own. podman is asked for the same, with crun, its data on this machine's disk."),
     ("Slots and Resident share more between jobs than containers of their own do: the table says what. They are no "
      "replacement where jobs do not trust each other."),
-    ("The cold interpreter of the numpy job finds its files in the page cache, compiled: it is as fast as it gets."),
+    ("The cold interpreter of the numpy job finds its files in the page cache, compiled: it is as fast as it gets. The "
+     "zygote's containers have this machine's own root, where its Python is; the other sides' root is a busybox's."),
+    ("The Dask bar is held with DaskExecutor as it is by default, which sends short commands together; a process is "
+     "always a task. The line below it is of as many tasks on both sides."),
     "Memory for each container is by the machine's own figures (/proc/meminfo), with the process inside.",
     ("The batch runner and Pool.map both capture the jobs' output, with two workers. The runner's memory is that of a "
      "command that reads and checks every line and runs none."),
     "bwrap sets no limits, and has no writable layer of its own; it and crun find their overlay mounted.",
 )
 
-SETUP_HEAD = ("for each job", "Pool: full containers", "Slots", "Resident", "Zygote", "crun", "docker, podman")
+SETUP_HEAD = ("for each job", "Pool: full containers", "Slots", "Resident", "Zygote", "crun, runc", "docker, podman")
 SETUP = (
     ("mount, ipc, uts, cgroup namespaces", "new", "the slot's", "the container's", "new", "new", "new"),
     ("pid namespace", "new", "new", "the container's", "new", "new", "new"),
@@ -90,8 +94,9 @@ BARS = (
     Bar("batch runner, times Pool.map's time", "batch", "batch / Pool.map, time", False, 1.1),
     Bar("batch runner's memory with a long job file, times a short one's", "batch",
         "resident memory, many lines / few", False, 1.25),
-    Bar("Dask: container tasks, share of the rate of tasks that start a process", "dask",
-        "containers / subprocess.run", True, 0.8),
+    Bar(f"Dask: containers, up to {TOGETHER} a task (the default): share of the rate of processes, one a task", "dask",
+        f"{USUAL} / {BASE}", True, 0.8),
+    Bar("the same, but each container a task of its own", "dask", f"{ONE} / {BASE}", True, 0.8),
 )
 
 
@@ -102,12 +107,9 @@ def scenario(name: str, found: dict[str, Any]) -> str:
         parts.append(found["note"])
     sides = found.get("sides") or {}
     if sides:
-        extra = [key for key in ("x bare tiny", "x bare busybox") if any(key in row for row in sides.values())]
-        parts.append(table(("µs", "n", "p50", "p95", "p99", *(key.replace("x ", "times ") for key in extra)), [
-            (side, str(int(row["n"])), number(row["p50"]), number(row["p95"]), number(row["p99"]),
-             *(number(row.get(key)) for key in extra)) for side, row in sides.items()]))
+        parts.append(starts("µs", sides))
     if found.get("rates"):
-        parts.append(table(("side", "per second"), [(side, number(rate)) for side, rate in found["rates"].items()]))
+        parts.append(pairs("side", "per second", found["rates"]))
     if found.get("parts"):
         parts.append(_parts(found))
     if found.get("curves"):
@@ -115,10 +117,9 @@ def scenario(name: str, found: dict[str, Any]) -> str:
         parts.append(table(("per second, with so many threads", *threads), [
             (side, *(number(point[1]) for point in points)) for side, points in found["curves"].items()]))
     if found.get("facts"):
-        parts.append(table(("what", ""), [(what, f"{value:,}" if isinstance(value, int) else number(value))
-                                          for what, value in found["facts"].items()]))
+        parts.append(pairs("what", "", found["facts"]))
     if found.get("ratios"):
-        parts.append(table(("ratio", ""), [(pair, number(value)) for pair, value in found["ratios"].items()]))
+        parts.append(pairs("ratio", "", found["ratios"]))
     return "\n\n".join(parts)
 
 
@@ -155,9 +156,4 @@ def markdown(results: dict[str, Any], plots: bool = False) -> str:
             parts.append("![How many of its starts each side has done within a time](latency.svg)")
         if plots and name == "concurrency" and found.get("curves"):
             parts.append("![Jobs per second against the threads that start them](rate.svg)")
-    comments = os.path.join(os.path.dirname(__file__), "comments_throughput.md")
-    if os.path.exists(comments):    # written by hand, as comments.md
-        with open(comments, encoding="utf-8") as file:
-            parts.append(file.read().strip())
-    lines = "\n\n".join(parts).splitlines()
-    return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
+    return below(parts, "comments_throughput.md")

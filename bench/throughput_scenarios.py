@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from .dask import BASE
 from .images_starts import KB, settled
 from .measure import SETTLE, Figures, interleave, percentile, ratio
 from .peers import PeerFailed, Side
@@ -296,9 +297,7 @@ def dask(many: Many) -> dict[str, Any]:
     sides = many.stage.dask(scale.dask, scale.dask_turns)
     return {"rates": {name: statistics.median(side["rates"]) for name, side in sides.items()},
             "facts": {"tasks of each side": scale.dask},
-            "ratios": {"containers / subprocess.run": sides["container tasks"]["ratio"],
-                       **{f"{name} / subprocess.run": side["ratio"] for name, side in sides.items()
-                          if "chunks" in name}}}
+            "ratios": {f"{name} / {BASE}": side["ratio"] for name, side in sides.items() if name != BASE}}
 
 
 # ---- for the plots --------------------------------------------------------------------------

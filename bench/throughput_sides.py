@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from .peers import TOP, UNIFIED, PeerFailed, Side, Stage, cli_command, has_fastctr, installed
+from .peers import LIMIT_OPTIONS, TOP, UNIFIED, PeerFailed, Side, Stage, cli_command, has_fastctr, installed
 from .throughput_worker import NUMPY_ANSWER, NUMPY_JOB, numpy_places
 from .worker import LIMITS, SOURCE
 
@@ -82,10 +82,10 @@ class ManyStage(Stage):
         where = ["--root", f"{folder}/storage", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp",
                  "--storage-driver", "overlay", "--runtime", runtime]
         # Its default of more open files than this machine may allow would fail; the others set none.
-        limits = ["--memory", str(LIMITS["memory"]), "--cpus", str(LIMITS["cpus"]), "--pids-limit",
-                  str(LIMITS["pids"]), "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+        asked = [*LIMIT_OPTIONS, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--security-opt",
+                 "no-new-privileges"]
         run = ["run", "--rm", "--network", "none", "--log-driver", "none", "--cgroup-parent", f"{self.cgroup}/podman",
-               *limits, "--rootfs", f"{self.rootfs}:O", "/bin/true"]
+               *asked, "--rootfs", f"{self.rootfs}:O", "/bin/true"]
         own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         return self._side("podman run", [
             *own, "env", f"CONTAINERS_CONF={conf}", f"HOME={folder}", self.tools["bare"], "-u", UNIFIED, "--",

@@ -58,12 +58,12 @@ static void status_of_lost(struct fctr_container *c)
 	info.mask = 1 << 3;	/* PIDFD_INFO_EXIT, Linux 6.15 */
 	/* _IOWR(0xFF, 11, struct pidfd_info) of its first, 64-byte version plus coredump fields */
 	for (int i = 0;; i++) {
-		struct pollfd gone = { c->pidfd, 0, 0 };	/* POLLHUP: its parent, who is not us, has waited for it */
+		struct pollfd gone = { c->pidfd, 0, 0 };	/* POLLHUP: whoever waits for it, a zygote or a thread, is done */
 		int r = ioctl(c->pidfd, _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 72), &info);
 
 		if (r < 0)
 			info.mask = 0;
-		if (r < 0 || info.mask & 1 << 3 || !c->plan->zygote || i == 100)
+		if (r < 0 || info.mask & 1 << 3 || i == 100)
 			break;
 		poll(&gone, 1, 10);
 		info.mask = 1 << 3;

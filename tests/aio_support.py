@@ -49,7 +49,7 @@ def _in_thread(main: Coroutine[Any, Any, Any]) -> Any:
 def on(request: pytest.FixtureRequest) -> On:
     """Runs a coroutine on that loop."""
     if request.param == "uvloop":
-        pytest.importorskip("uvloop")
+        pytest.importorskip("uvloop", reason="needs uvloop for a loop other than asyncio's: install uvloop")
     return {"asyncio": asyncio.run, "uvloop": _uvloop, "thread": _in_thread}[request.param]
 
 

@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         base = "/run" if os.access("/run", os.W_OK) else None
         made = tempfile.mkdtemp(prefix="fastctr-test-", dir=base)
         _state["made"] = os.environ["FASTCTR_RUNTIME_DIR"] = made
-        _state["lock"] = lock = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
+        _state["lock"] = lock = os.open(_lock_of(made), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         _remove_the_dead(os.path.dirname(made))
         if threading.current_thread() is threading.main_thread():  # as by timeout(1): end as by Ctrl-C, and clear up
@@ -53,17 +53,20 @@ def pytest_configure(config: pytest.Config) -> None:
     _state["mounts"] = leaks_support.own_mount_namespace()
 
 
+def _lock_of(made: str) -> str:
+    """Not in the directory nor named after it: tests look for what holds that open."""
+    return f"{os.path.dirname(made)}/fastctr-lock-{made.rpartition('-')[2]}"
+
+
 def _remove_the_dead(base: str) -> None:
     """Runtime directories of test runs that were killed; their groups go with the next sweep of anybody's."""
     for name in os.listdir(base):
         with contextlib.suppress(OSError):
             if name.startswith("fastctr-test-") and f"{base}/{name}" != _state["made"]:
-                lock = os.open(f"{base}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-                try:
+                with open(_lock_of(f"{base}/{name}")) as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(f"{base}/{name}")
-                finally:
-                    os.close(lock)
+                    os.unlink(lock.name)
 
 
 def pytest_unconfigure() -> None:
@@ -75,6 +78,7 @@ def pytest_unconfigure() -> None:
         os.environ.pop("FASTCTR_RUNTIME_DIR", None)
         shutil.rmtree(str(made), ignore_errors=True)
         os.close(int(str(_state.pop("lock"))))
+        os.unlink(_lock_of(str(made)))
 
 
 # ---- skipping
@@ -242,3 +246,27 @@ def compile_c(tmp_path_factory: pytest.TempPathFactory):
 def probe(compile_c) -> str:
     """tests/probe.c: one small program for what no shell can do."""
     return compile_c("probe", (Path(__file__).parent / "probe.c").read_text())
+
+
+@pytest.fixture(scope="session")
+def planting(tmp_path_factory: pytest.TempPathFactory, rootfs: str, compile_c) -> str:
+    """The root file system, with tests/plant.c in it. Shared: never write to it."""
+    path = str(tmp_path_factory.mktemp("planting") / "root")
+    shutil.copytree(rootfs, path, symlinks=True)
+    shutil.copy(compile_c("plant", (Path(__file__).parent / "plant.c").read_text()), f"{path}/bin/plant")
+    return path
+
+
+@pytest.fixture(params=["direct", "prepared", "userns", "disk", "init", "pid=host"])
+def any_plan(request, rootfs):
+    """Each way of starting has a root of its own at another moment."""
+    import fastctr
+
+    fields = {
+        "userns": {"userns": True, "uid_map": [(0, 100000, 65536)], "gid_map": [(0, 100000, 65536)]},
+        "disk": {"writable": "disk"}, "init": {"init": True}, "pid=host": {"pid": "host"},
+    }  # fmt: skip
+    with fastctr.Plan(rootfs=rootfs, **fields.get(request.param, {})) as made:
+        if request.param == "prepared":
+            made.warm(3)
+        yield made

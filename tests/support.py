@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from typing import Any
 
 import fastctr
@@ -73,3 +75,40 @@ def running(rootfs: str, script: str = "echo ready; exec sleep 60", **kw: Any) -
         made.close()
         raise
     return made
+
+
+def out_of(plan: fastctr.Plan, script: str, **kw: Any) -> fastctr.Completed:
+    """A shell script in a container of the plan; its output is text, 20 s at most."""
+    kw.setdefault("timeout", 20)
+    return plan.run(["sh", "-c", script], capture_output=True, text=True, **kw)
+
+
+def printed(where: Any, *argv: str, **kw: Any) -> str:
+    """What a command in slots or a resident prints; it must end well."""
+    done = where.run(list(argv), capture_output=True, text=True, timeout=20, **kw)
+    assert done.returncode == 0, done
+    return str(done.stdout)
+
+
+def until(check: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for it to be true."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+def keepers() -> list[int]:
+    """The keepers of this process (csrc/keeper.c)."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            with open(f"/proc/{name}/stat") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if words[0] == b"fctr-keep" and parent == os.getpid():
+            found.append(int(name))
+    return found

@@ -8,8 +8,8 @@ import os
 from .aio_start import Exit, Started, is_heavy, start
 from .aio_threads import whatever
 from .errors import LaunchError, SpecError
-from .launch_args import PIPE, decode
-from .results import Completed, killed_by
+from .launch_args import redirected
+from .results import Completed, finished, killed_by
 from .units import size
 
 TYPE_CHECKING = False
@@ -23,20 +23,35 @@ LAST_READS = 64
 """What is read of a pipe once its container is gone: more cannot be in it, unless somebody outside writes."""
 
 
-class Stream:
-    """One pipe from the container: what has been read, up to `limit` bytes; the rest is read and dropped."""
+class _Pipe:
+    """Our end of a pipe of a container, until close()."""
 
-    __slots__ = ("_fd", "_file", "_loop", "limit", "parts", "size", "truncated")
+    __slots__ = ("_fd", "_file", "_loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, file: Any, limit: int | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, file: Any) -> None:
         self._loop = loop
         self._file = file
         self._fd: int = file.fileno()
+        os.set_blocking(self._fd, False)
+
+    def lost(self) -> None:
+        """Close it; the loop no longer looks at it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Stream(_Pipe):
+    """One pipe from the container: what has been read, up to `limit` bytes; the rest is read and dropped."""
+
+    __slots__ = ("limit", "parts", "size", "truncated")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, file: Any, limit: int | None) -> None:
+        super().__init__(loop, file)
         self.limit = limit
         self.parts: list[bytes] = []
         self.size = 0
         self.truncated = False
-        os.set_blocking(self._fd, False)
         loop.add_reader(self._fd, self.read)
 
     def read(self) -> bool:
@@ -70,27 +85,18 @@ class Stream:
             self._loop.remove_reader(self._fd)
             self.lost()
 
-    def lost(self) -> None:
-        """Close it; the loop no longer looks at it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def data(self) -> bytes:
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
 
-class Feed:
+class Feed(_Pipe):
     """The pipe to the container, and what is still to be written."""
 
-    __slots__ = ("_fd", "_file", "_left", "_loop")
+    __slots__ = ("_left",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop, file: Any, data: bytes) -> None:
-        self._loop = loop
-        self._file = file
-        self._fd: int = file.fileno()
+        super().__init__(loop, file)
         self._left = memoryview(data)
-        os.set_blocking(self._fd, False)
         self.write()
         if self._file is not None:
             loop.add_writer(self._fd, self.write)
@@ -109,12 +115,6 @@ class Feed:
         if self._file is not None:
             self._loop.remove_writer(self._fd)
             self.lost()
-
-    def lost(self) -> None:
-        """Close it; the loop no longer looks at it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 class Job:
@@ -213,20 +213,8 @@ async def run_plan(
     outputs: Any = None, **launch: Any,
 ) -> Completed:  # fmt: skip
     """aio.run() of a plan; see there."""
-    if input is not None:
-        if stdin is not None:
-            raise SpecError("input", "…", "cannot go with stdin", "give one of them")
-        stdin = PIPE
-    if capture_output:
-        if stdout is not None or stderr is not None:
-            raise SpecError("capture_output", True, "cannot go with stdout or stderr", "give one of them")
-        stdout = stderr = PIPE
-    as_text = bool(text or encoding or errors)
-    data: bytes | None = None
-    if input is not None:
-        data = input.encode(encoding or "utf-8", errors or "strict") if isinstance(input, str) else bytes(input)
-    if as_text:
-        "".encode(encoding or "utf-8", errors or "strict")  # an unknown one: before anything is started
+    stdin, stdout, stderr, data, as_text = redirected(
+        stdin, input, stdout, stderr, capture_output, text, encoding, errors)
     if launch.get("tty"):
         raise SpecError("tty", launch["tty"], "is for a container that is talked to", "use create_container_exec()")
     limit = None if output_limit is None else size("output_limit", output_limit)
@@ -245,7 +233,7 @@ async def run_plan(
     finally:
         if timer is not None:
             timer.cancel()
-    return completed(job, argv, timeout, check, (encoding, errors) if as_text else None, wanted)
+    return completed(job, argv, timeout, check, as_text, wanted)
 
 
 def completed(job: Job, argv: Any, timeout: float | None, check: bool,
@@ -261,27 +249,7 @@ def completed(job: Job, argv: Any, timeout: float | None, check: bool,
 
         files = opened(outputs, job.exit.fds)
     code, _, oom, usage = container._result
-    out: Any = job.output(0)
-    err: Any = job.output(1)
-    if text is not None:
-        encoding, errors = text
-        if (job.timed_out or job.truncated) and errors is None:
-            errors = "replace"  # what was read may end within a character
-        out, err = (part if part is None else decode(part, encoding, errors) for part in (out, err))
-    if argv is None:
-        argv = container.args
-    done = Completed(argv, container.returncode, out, err, killed_by(code, oom, job.timed_out), usage,
-                     job.exit.timings, container.pid, job.truncated, files, job.exit.warm)
-    if job.timed_out:
-        from .errors import TimeoutExpired
-
-        assert timeout is not None
-        expired = TimeoutExpired(argv, timeout, out, err)
-        expired.completed = done
-        raise expired
-    if job.exit.error is not None:
-        job.exit.error.completed = done  # type: ignore[attr-defined]
-        raise job.exit.error
-    if check:
-        done.check_returncode()
-    return done
+    done = Completed(container.args if argv is None else argv, container.returncode, job.output(0), job.output(1),
+                     killed_by(code, oom, job.timed_out), usage, job.exit.timings, container.pid,
+                     job.truncated, files, job.exit.warm)
+    return finished(done, text, timeout, job.exit.error, check)

@@ -8,8 +8,7 @@ from functools import partial
 
 from .aio_job import run_plan
 from .aio_threads import in_thread, whatever
-from .errors import SpecError
-from .plan import Plan
+from .plan import Plan, given_plan
 from .pool import MOST, whole
 
 TYPE_CHECKING = False
@@ -39,9 +38,8 @@ class Pool:
         for name, value in (("max_running", max_running), ("max_pending", max_pending)):
             if value is not None:
                 whole(name, value, 1, 1 << 20)
-        if plan is not None and (spec is not None or spec_fields):
-            name = "spec" if spec is not None else next(iter(spec_fields))
-            raise SpecError(name, spec_fields.get(name, spec), "cannot go with plan", "give one of them")
+        if plan is not None:
+            given_plan(plan, spec, spec_fields)
         self.max_running = max_running or max(size, 4 * (os.cpu_count() or 1))
         self.max_pending = max_pending
         self._given = (spec, spec_fields)
@@ -69,8 +67,8 @@ class Pool:
     async def warmup(self, n: int | None = None, timeout: float | None = None) -> int:
         """Wait until n (by default size) are ready, or `timeout` seconds have passed: how many are.
 
-        Raises what a start would. A plan that cannot be prepared (a kept upperdir, files to copy) keeps
-        nothing ready: 0.
+        Raises what a start would. A plan that cannot be prepared (upper=, mnt="host", files to copy)
+        keeps nothing ready: 0.
         """
         plan = self._plan
         if plan is None:
@@ -82,7 +80,7 @@ class Pool:
             self._plan = plan
         await in_thread(self._hold)
         wanted = self.size if n is None else whole("n", n, 0, MOST)
-        if not self._prepares or wanted == 0:
+        if not plan.prepares or wanted == 0:
             return 0
         loop = asyncio.get_running_loop()
         until = None if timeout is None else loop.time() + timeout
@@ -105,14 +103,8 @@ class Pool:
             return
         if old is not None:
             old.hold(-self._held)
-        self._held = 0
-        if self._prepares:
-            self._held = self.size
-            core.hold(self._held)
-
-    @property
-    def _prepares(self) -> bool:
-        return not self.plan.copies and self.plan.spec.upper is None
+        self._held = self.size if self.plan.prepares else 0
+        core.hold(self._held)
 
     # ---- jobs
 

@@ -138,8 +138,8 @@ async def _process(made: Process, limit: int) -> Process:
 
 
 async def _ended(process: Process) -> None:
-    process._kill_all()
-    await whatever(asyncio.ensure_future(process._gone()))
+    process.kill()
+    await whatever(asyncio.ensure_future(process._over.wait()))
     process._let_go()
 
 
@@ -218,9 +218,6 @@ class Process:
             elif isinstance(transport, _Terminal):
                 transport.lost()
 
-    async def _gone(self) -> None:
-        await self._over.wait()
-
     def _let_go(self) -> None:
         for transport in self._transports:
             if not transport.is_closing():
@@ -296,9 +293,6 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL to everything in the container."""
-        self._kill_all()
-
-    def _kill_all(self) -> None:
         self._exit.kill()
 
     async def stop(self, timeout: float = 10, signal: int | str | None = None) -> int:

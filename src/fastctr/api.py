@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 
 from . import _core
-from .errors import SpecError
 from .launch_args import (
     PIPE,
     Stdio,
-    decode,
     fd_pairs,
     launch_files,
     launch_user,
     more_limits,
     native_limits,
+    redirected,
     user_env,
 )
 from .plan import Plan, plan_of
-from .results import Completed, Timings, killed_by
+from .results import STREAMS, Completed, Timings, finished, killed_by
 from .units import size
 
 TYPE_CHECKING = False
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .spec import Spec
-
-_STREAMS = ((), ("stdout",), ("stderr",), ("stdout", "stderr"))
 
 
 def run(argv: Any = None, *, plan: Plan | None = None, spec: Spec | None = None, **kw: Any) -> Completed:
@@ -74,20 +71,8 @@ def run_plan(
     if unknown:
         limits = more_limits(limits, unknown)
     values = plan.argv(argv)
-    if input is not None:
-        if stdin is not None:
-            raise SpecError("input", "…", "cannot go with stdin", "give one of them")
-        stdin = PIPE
-    if capture_output:
-        if stdout is not None or stderr is not None:
-            raise SpecError("capture_output", True, "cannot go with stdout or stderr", "give one of them")
-        stdout = stderr = PIPE
-    as_text = bool(text or encoding or errors)
-    data: bytes | None = None
-    if input is not None:
-        data = input.encode(encoding or "utf-8", errors or "strict") if isinstance(input, str) else bytes(input)
-    if as_text:
-        "".encode(encoding or "utf-8", errors or "strict")  # an unknown one: before anything is started
+    stdin, stdout, stderr, data, as_text = redirected(
+        stdin, input, stdout, stderr, capture_output, text, encoding, errors)
     who = wanted = put = None
     if output_limit is not None:
         output_limit = size("output_limit", output_limit)
@@ -131,24 +116,8 @@ def run_plan(
         out = None
     if stderr != PIPE:
         err = None
-    if as_text:
-        if (timed_out or more & 3) and errors is None:
-            errors = "replace"  # what was read may end within a character
-        out, err = (part if part is None else decode(part, encoding, errors) for part in (out, err))
     if argv is None:
         argv = values
     done = Completed(argv, 255 if lost else code, out, err, killed_by(code, oom, timed_out), usage,
-                     Timings(times) if times else None, pid, _STREAMS[more & 3], found, more > 3)
-    if timed_out:
-        from .errors import TimeoutExpired
-
-        assert timeout is not None
-        expired = TimeoutExpired(argv, timeout, out, err)
-        expired.completed = done
-        raise expired
-    if isinstance(fds, Exception):
-        fds.completed = done  # type: ignore[attr-defined]
-        raise fds
-    if check:
-        done.check_returncode()
-    return done
+                     Timings(times) if times else None, pid, STREAMS[more & 3], found, more > 3)
+    return finished(done, as_text, timeout, fds if isinstance(fds, Exception) else None, check)

@@ -9,7 +9,7 @@ from concurrent import futures
 
 from .errors import SpecError, UnknownField
 from .launch_args import argv_of, native_limits
-from .plan import Plan
+from .plan import given_plan
 from .pool import Pool, whole
 from .units import size as in_bytes
 from .workers import Workers
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+    from .plan import Plan
     from .spec import Spec
     from .zygote import Zygote
 
@@ -49,12 +50,9 @@ class Executor(futures.Executor):
                  timeout: float | None = None, limits: Any = None, output_limit: Any = None,
                  result: str | None = None, spec: Spec | None = None, **spec_fields: Any) -> None:
         most = len(os.sched_getaffinity(0)) if max_workers is None else whole("max_workers", max_workers, 1, 4096)
-        if plan is not None and (spec is not None or spec_fields):
-            name = "spec" if spec is not None else next(iter(spec_fields))
-            raise SpecError(name, spec_fields.get(name, spec), "cannot go with plan", "give one of them")
-        if plan is None and (spec is not None or spec_fields):
-            plan = Plan(spec, **spec_fields)
-        elif plan is None and zygote is None and pool is None:
+        if plan is not None or spec is not None or spec_fields:
+            plan = given_plan(plan, spec, spec_fields)
+        elif zygote is None and pool is None:
             raise SpecError("plan", None, "is missing", 'say what the containers are made of, as rootfs="host"')
         if isinstance(preload, str):
             raise SpecError("preload", preload, "is one string", 'give a list, as ["numpy"]')

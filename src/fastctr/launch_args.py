@@ -105,6 +105,25 @@ class Stdio:
                 self.ends[i] = -1
 
 
+def redirected(stdin: Any, given: Any, stdout: Any, stderr: Any, capture_output: bool, text: Any,
+               encoding: str | None, errors: str | None) -> tuple[Any, Any, Any, bytes | None, Any]:  # fmt: skip
+    """What input= (given), capture_output= and the text keywords make of a launch: (stdin, stdout, stderr,
+    the bytes to write, (encoding, errors) of text or None). Raises SpecError; LookupError for an unknown encoding."""
+    if given is not None:
+        if stdin is not None:
+            raise SpecError("input", "…", "cannot go with stdin", "give one of them")
+        stdin = PIPE
+        given = given.encode(encoding or "utf-8", errors or "strict") if isinstance(given, str) else bytes(given)
+    if capture_output:
+        if stdout is not None or stderr is not None:
+            raise SpecError("capture_output", True, "cannot go with stdout or stderr", "give one of them")
+        stdout = stderr = PIPE
+    if not (text or encoding or errors):
+        return stdin, stdout, stderr, given, None
+    "".encode(encoding or "utf-8", errors or "strict")  # an unknown one: before anything is started
+    return stdin, stdout, stderr, given, (encoding, errors)
+
+
 def fd_pairs(pass_fds: Any) -> list[tuple[int, int]]:
     """pairs (ours, the job's); a plain number keeps its own."""
     if isinstance(pass_fds, dict):
@@ -174,10 +193,6 @@ def user_env(plan: Plan, user: tuple[str | None, int, int], env: Any, tty: bool 
 def split(kw: dict[str, Any]) -> dict[str, Any]:
     """Take the keywords of a spec out of kw."""
     return {name: kw.pop(name) for name in list(kw) if name in FIELDS or name in LIMITS}
-
-
-def decode(data: bytes, encoding: str | None, errors: str | None) -> str:
-    return data.decode(encoding or "utf-8", errors or "strict").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def more_limits(limits: Any, unknown: dict[str, Any]) -> Limits:

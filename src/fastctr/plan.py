@@ -7,6 +7,7 @@ import threading
 import weakref
 
 from . import _core, context
+from .errors import SpecError
 from .launch_args import IMAGE_FIELDS, argv_of, split
 from .spec import Spec
 
@@ -33,8 +34,6 @@ class Plan:
     """
 
     __slots__ = ("__weakref__", "_compiled", "_env", "_exec", "_generation", "_lock", "homes", "image", "spec")
-    tenant = False
-    """Whether its containers are used again: see slots.py."""
 
     def __init__(self, spec: Spec | None = None, *, use: Use | None = None, **given: Any) -> None:
         if given and not IMAGE_FIELDS.isdisjoint(given):
@@ -66,10 +65,13 @@ class Plan:
             if self._compiled is None or self._generation != context.generation:
                 if self.image is not None:
                     self.image.hold()
-                self._compiled = compile_spec(self.spec, tenant=self.tenant)
+                self._compiled = self._compile()
                 self._exec = None
                 self._generation = context.generation
             return self._compiled
+
+    def _compile(self) -> _core.Plan:
+        return compile_spec(self.spec)
 
     def exec_core(self) -> _core.Plan:
         """The plan of a command that joins a running container of this plan."""
@@ -92,6 +94,12 @@ class Plan:
         if self.image is None or not self.image.copies:
             return False
         return self.spec.rootfs is self.image.layers and not self.spec.read_only and self.spec.upper is None
+
+    @property
+    def prepares(self) -> bool:
+        """Whether its containers can be made ahead of their start: not with a kept upperdir, a mount namespace that
+        is not their own, or files to copy."""
+        return self.spec.upper is None and self.spec.mnt[0] == "new" and not self.copies
 
     def argv(self, argv: Any) -> list[Any]:
         """The command of a launch: as given, or as an image completes it."""
@@ -141,6 +149,16 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.spec!r})"
+
+
+def given_plan(plan: Plan | None, spec: Spec | None, fields: dict[str, Any]) -> Plan:
+    """The plan somebody was given, or the one of spec and fields. Raises SpecError for both."""
+    if plan is None:
+        return Plan(spec, **fields)
+    if spec is not None or fields:
+        name = "spec" if spec is not None else next(iter(fields))
+        raise SpecError(name, fields.get(name, spec), "cannot go with plan", "give one of them")
+    return plan
 
 
 def plan_of(kw: dict[str, Any], spec: Spec | None = None) -> Plan:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import deque
 from functools import partial
 from itertools import count
 
 from . import context
 from .api import run_plan
 from .errors import SpecError
-from .plan import Plan
-from .workers import Workers
+from .plan import given_plan
+from .workers import Workers, in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import _core
+    from .plan import Plan
     from .results import Completed
     from .spec import Spec
 
@@ -105,13 +105,10 @@ class Pool:
         most = whole("workers", workers, 1, 4096) if workers is not None else max(size, 1)
         if max_pending is not None:
             whole("max_pending", max_pending, 1, 1 << 20)
-        if plan is not None and (spec is not None or spec_fields):
-            name = "spec" if spec is not None else next(iter(spec_fields))
-            raise SpecError(name, spec_fields.get(name, spec), "cannot go with plan", "give one of them")
         self._own = plan is None
-        self.plan = plan if plan is not None else Plan(spec, **spec_fields)
-        self._copies = self.plan.copies
-        self._call = self.plan.run if self._copies else partial(run_plan, self.plan)
+        self.plan = given_plan(plan, spec, spec_fields)
+        self._held = self.size if self.plan.prepares else 0
+        self._call = self.plan.run if self.plan.copies else partial(run_plan, self.plan)
         self._workers = Workers("pool", most, max_pending)
         self._core: _core.Plan | None = None
         self._reset()
@@ -131,17 +128,18 @@ class Pool:
             if old is core:
                 return
             if old is not None:
-                old.hold(-self.size)
-            core.hold(0 if self._copies else self.size)
+                old.hold(-self._held)
+            core.hold(self._held)
 
     def warmup(self, n: int | None = None, timeout: float | None = None) -> int:
         """Wait until n (by default size) are ready, or `timeout` seconds have passed: how many are.
 
-        Raises what a start would. An image's plan with snapshotter "vfs" keeps nothing ready: 0.
+        Raises what a start would. A plan that cannot be prepared (upper=, mnt="host", or an image's with
+        snapshotter "vfs") keeps nothing ready: 0.
         """
         wanted = self.size if n is None else whole("n", n, 0, MOST)
         self._check()
-        if self._copies:
+        if not self.plan.prepares:
             return 0
         until = None if timeout is None else time.monotonic() + timeout
         core = self.plan.core()
@@ -212,24 +210,7 @@ class Pool:
         self._check()
         if isinstance(argvs, (str, bytes)):
             raise SpecError("argvs", argvs, "is one string", 'give commands, as [["echo", "hi"]]')
-        return self._map(iter(argvs), ahead, launch)
-
-    def _map(self, argvs: Iterator[Any], ahead: int, launch: dict[str, Any]) -> Iterator[Completed]:
-        waiting: deque[Future[Completed]] = deque()
-        try:
-            for argv in argvs:
-                waiting.append(self.submit(argv, **launch))
-                if len(waiting) >= ahead:
-                    result = waiting[0].result()
-                    waiting.popleft()
-                    yield result
-            while waiting:
-                result = waiting[0].result()
-                waiting.popleft()
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
+        return in_order(partial(self.submit, **launch), iter(argvs), ahead)
 
     def metrics(self) -> dict[str, int]:
         """Counts since it was made, and how it is now.
@@ -258,8 +239,7 @@ class Pool:
         with self._lock:
             core, self._core = self._core, None
         if core is not None:
-            if not self._copies:
-                core.hold(-self.size)
+            core.hold(-self._held)
             if self._own:
                 self.plan.close()
 
@@ -273,8 +253,8 @@ class Pool:
         workers = getattr(self, "_workers", None)
         if workers is not None and not self._closed:
             workers.close(wait=False)
-            if self._core is not None and not self._copies:
-                self._core.hold(-self.size)
+            if self._core is not None:
+                self._core.hold(-self._held)
 
     def __repr__(self) -> str:
         return f"<Pool of {self.size}{', closed' if self._closed else ''}: {self.plan!r}>"

@@ -9,12 +9,14 @@ process, which hears of its end from the kernel. The container's first process d
 from __future__ import annotations
 
 import threading
+import weakref
 
-from . import _core
+from . import _core, context
 from .api import run_plan
 from .container import Container
 from .errors import CommandNotExecutable, CommandNotFound, LaunchError, SpecError
-from .plan import Plan
+from .plan import Plan, given_plan
+from .spec import LIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from .results import Completed, Usage
     from .spec import Spec
 
-_WHOLE = ("limits", "files", "outputs", "user", "timings")
+_WHOLE = ("limits", "files", "outputs", "timings")
 """Launch keywords that are about a container of the job's own."""
 
 
@@ -60,18 +62,19 @@ class Resident:
     """
 
     def __init__(self, plan: Plan | None = None, *, spec: Spec | None = None, **fields: Any) -> None:
-        if plan is None:
-            plan = Plan(spec, **fields)
-        elif fields or spec is not None:
-            raise SpecError("plan", plan, "cannot go with a spec's fields", "give one of them")
+        plan = given_plan(plan, spec, fields)
         if plan.spec.pid[0] != "new":
             raise SpecError("pid", plan.spec._given.get("pid"), "cannot be kept by a first process of its own",
                             'leave it out, or use "private"')
         self.plan = Plan(plan.spec.replace(init=True), use=plan.image)
+        self._closed = False
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._container: _Idle | None = None
         self._inside: _Inside | None = None
-        self._closed = False
         self._oom = 0
         self._counts = dict.fromkeys(("done", "failed", "killed", "starts"), 0)
 
@@ -109,9 +112,9 @@ class Resident:
         figures are the container's: `stats()`. killed_by is "oom" if it died of SIGKILL while the container's
         count of OOM kills rose. Raises what fastctr.run() does; SpecError for limits, files, outputs and user.
         """
-        for name in _WHOLE:
-            if launch.get(name):
-                raise SpecError(name, launch[name], "is of the whole container", "give it to Resident(), or use Pool")
+        for name, value in launch.items():
+            if value if name in _WHOLE else value is not None and (name == "user" or name in LIMITS):
+                raise SpecError(name, value, "is of the whole container", "give it to Resident(), or use Pool")
         check = launch.pop("check", False)
         inside = self._live()
         try:
@@ -172,3 +175,14 @@ class Resident:
 
     def __repr__(self) -> str:
         return f"Resident({self.plan.spec!r})"
+
+
+_all: weakref.WeakSet[Resident] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for resident in list(_all):  # the container is the parent's
+        resident._reset()
+
+
+context.on_fork(_after_fork)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from .outputs import OutputFile
 
 
+STREAMS = ((), ("stdout",), ("stderr",), ("stdout", "stderr"))
+"""Completed.truncated, of the core's two bits."""
+
+
 class Usage:
     """What a container used. Times in seconds, sizes in bytes; None where the kernel cannot tell.
 
@@ -131,3 +135,36 @@ def killed_by(code: int, oom: bool, timed_out: bool) -> str | None:
     if oom and code != 0:
         return "oom"
     return "signal" if code < 0 else None
+
+
+def decode(data: bytes, encoding: str | None, errors: str | None) -> str:
+    return data.decode(encoding or "utf-8", errors or "strict").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def finished(done: Completed, text: tuple[str | None, str | None] | None, timeout: float | None,
+             error: Any, check: bool) -> Completed:  # fmt: skip
+    """What run() gives of a job that is over: done itself, its outputs as text (encoding, errors) if so asked.
+
+    Raises TimeoutExpired if it was killed for its time, the error of its outputs= if there is one, and
+    CalledProcessError with check; each has done as `completed`.
+    """
+    late = done.killed_by == "timeout"
+    if text is not None:
+        encoding, errors = text
+        if errors is None and (late or done.truncated):
+            errors = "replace"  # what was read may end within a character
+        if done.stdout is not None:
+            done.stdout = decode(done.stdout, encoding, errors)
+        if done.stderr is not None:
+            done.stderr = decode(done.stderr, encoding, errors)
+    if late:
+        from .errors import TimeoutExpired
+
+        assert timeout is not None
+        error = TimeoutExpired(done.args, timeout, done.stdout, done.stderr)
+    if error is not None:
+        error.completed = done
+        raise error
+    if check:
+        done.check_returncode()
+    return done

@@ -10,10 +10,16 @@ another is made. docs/security.md says what is shared nevertheless.
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
+from queue import SimpleQueue
+
+from . import context
 from .api import run_plan
-from .errors import SpecError
-from .plan import Plan
+from .plan import Plan, compile_spec, given_plan
+from .pool import MOST, whole
 from .slots_check import check
+from .workers import Workers, in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,17 +27,18 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any
 
+    from . import _core
     from .results import Completed
     from .spec import Spec
-
-SIZE_MAX = 1024
 
 
 class _Tenant(Plan):
     """A plan whose containers are used again."""
 
     __slots__ = ()
-    tenant = True
+
+    def _compile(self) -> _core.Plan:
+        return compile_spec(self.spec, tenant=True)
 
 
 class Slots:
@@ -48,23 +55,19 @@ class Slots:
     """
 
     def __init__(self, plan: Plan | None = None, *, size: int = 2, spec: Spec | None = None, **fields: Any) -> None:
-        from queue import SimpleQueue
-
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= SIZE_MAX:
-            raise SpecError("size", size, f"is not a number from 1 to {SIZE_MAX}",
-                            "give how many jobs are to run at a time")
-        if plan is None:
-            plan = Plan(spec, **fields)
-        elif fields or spec is not None:
-            raise SpecError("plan", plan, "cannot go with a spec's fields", "give one of them")
+        self.size = whole("size", size, 1, MOST)
+        plan = given_plan(plan, spec, fields)
         check(plan)
-        self.size = size
         self.plan = _Tenant(plan.spec, use=plan.image)
-        self._free: SimpleQueue[int] = SimpleQueue()
-        self._threads: Any = None
+        self._workers = Workers("slots", size)
         self._closed = False
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._free: SimpleQueue[int] = SimpleQueue()
         self._counts = dict.fromkeys(("done", "failed", "killed"), 0)
-        for n in range(size):
+        for n in range(self.size):
             self._free.put(n)
 
     def warmup(self, n: int | None = None) -> int:
@@ -79,6 +82,9 @@ class Slots:
         limits of a job's own change its slot, which is torn down after it. Raises what fastctr.run() does.
         """
         self._open()
+        return self._run(argv, launch)
+
+    def _run(self, argv: Any, launch: dict[str, Any]) -> Completed:
         check = launch.pop("check", False)
         token = self._free.get()
         try:
@@ -94,29 +100,19 @@ class Slots:
         return done
 
     def submit(self, argv: Any, **launch: Any) -> Future[Completed]:
-        """run() in a thread of the slots' own, `size` of them."""
+        """run() in a thread of the slots' own, `size` of them. cancel() of one that runs kills it, and returns True."""
         self._open()
-        if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor
+        return self._workers.submit(self._job, (argv, launch), {})
 
-            self._threads = ThreadPoolExecutor(self.size, "fastctr-slots")
-        return self._threads.submit(self.run, argv, **launch)  # type: ignore[no-any-return]
+    def _job(self, started: Any, argv: Any, launch: dict[str, Any]) -> Completed:
+        launch["_started"] = started
+        return self._run(argv, launch)
 
     def map(self, argvs: Iterable[Any], *, window: int | None = None, **launch: Any) -> Iterator[Completed]:
-        """run() of each, results in order; at most `window` (four times the size) are begun and not yet taken."""
-        from collections import deque
-
-        waiting: deque[Future[Completed]] = deque()
-        try:
-            for argv in argvs:
-                waiting.append(self.submit(argv, **launch))
-                if len(waiting) >= (window or 4 * self.size):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        """run() of each, results in order; at most `window` (four times the size) are begun and not yet taken.
+        The first error is raised in its place; that, and leaving the loop, cancels the rest."""
+        ahead = 4 * self.size if window is None else whole("window", window, 1, 1 << 20)
+        return in_order(partial(self.submit, **launch), iter(argvs), ahead)
 
     def metrics(self) -> dict[str, int]:
         """Counts since the beginning: done, failed (not started, timed out), killed; size; and of the containers:
@@ -125,10 +121,11 @@ class Slots:
         return {**self._counts, "size": self.size, "ready": ready, "running": running, "destroyed": destroyed}
 
     def close(self) -> None:
-        """Wait for what runs in submit()'s threads, and tear the slots down."""
+        """Wait for what runs in submit()'s threads, start none of what waits, and tear the slots down."""
         self._closed = True
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+        self._workers.close(wait=False)
+        self._workers.cancel_pending()
+        self._workers.close()
         self.plan.close()
 
     def _open(self) -> None:
@@ -141,5 +138,21 @@ class Slots:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        workers = getattr(self, "_workers", None)
+        if workers is not None:
+            workers.close(wait=False)
+
     def __repr__(self) -> str:
         return f"Slots({self.plan.spec!r}, size={self.size})"
+
+
+_all: weakref.WeakSet[Slots] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for slots in list(_all):  # the containers are the parent's, and so are the jobs in them
+        slots._reset()
+
+
+context.on_fork(_after_fork)

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from queue import Empty, SimpleQueue
 
 from . import context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     Item = tuple["JobFuture", Callable[..., Any], Any, dict[str, Any]] | None
@@ -53,7 +54,7 @@ class JobFuture(Future):  # type: ignore[type-arg]
     def started(self, running: Any) -> None:
         """What runs can be killed from here on, by its kill_all() or kill()."""
         self._kill = getattr(running, "kill_all", None) or running.kill
-        if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):  # meanwhile; its canceller saw nothing to kill
+        if self._state == CANCELLED_AND_NOTIFIED:  # meanwhile; its canceller saw nothing to kill
             self._end_it()
 
     def _end_it(self) -> None:
@@ -229,6 +230,26 @@ def _work(workers: Workers) -> None:
                 workers._open -= 1
         item = future = call = args = kw = None  # type: ignore[assignment] # nothing is kept while it waits
     workers._gone()
+
+
+def in_order(submit: Callable[[Any], Future[Any]], argvs: Iterator[Any], ahead: int) -> Iterator[Any]:
+    """The results of submit(argv) of each, in order, at most `ahead` submitted and not yet fetched. An error,
+    and leaving the loop, cancels the rest."""
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for argv in argvs:
+            waiting.append(submit(argv))
+            if len(waiting) >= ahead:
+                result = waiting[0].result()
+                waiting.popleft()
+                yield result
+        while waiting:
+            result = waiting[0].result()
+            waiting.popleft()
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def close_all() -> None:

@@ -16,7 +16,7 @@ from . import context, units
 from . import zygote_wire as wire
 from .errors import SpecError
 from .launch_args import PIPE, Stdio, native_limits
-from .plan import Plan
+from .plan import given_plan
 from .zygote_host import Child
 from .zygote_job import ZygoteJob
 from .zygote_keeper import Keeper
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from .plan import Plan
     from .results import Completed
     from .spec import Spec
 
@@ -70,9 +71,7 @@ class Zygote(Keeper):
     def __init__(self, plan: Plan | None = None, *, preload: Iterable[str] = (), python: Any = "python3", size: int = 2,
                  spec: Spec | None = None, result: str = "data", zygote_limits: Any = None,
                  start_timeout: float | None = 120.0, result_limit: Any = "1g", **fields: Any) -> None:
-        if plan is not None and (spec is not None or fields):
-            raise SpecError("plan", "…", "cannot go with spec or its fields", "give one of them")
-        base = plan if plan is not None else Plan(spec, **fields)
+        base = given_plan(plan, spec, fields)
         if base.copies:
             raise SpecError("snapshotter", "vfs", "cannot go with a zygote", 'use "overlay", or read_only=True')
         if isinstance(preload, str):

@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 
-from . import _core, context
+from . import _core
 from .errors import LaunchError
+from .launch_args import is_open
 from .plan import Plan, compile_spec, new_user_namespace
 from .zygote_wire import ZygoteError, sources
 
@@ -67,14 +68,8 @@ class _Compiled(Plan):
         self.userns = userns
         self.zygote = zygote
 
-    def core(self) -> _core.Plan:
-        with self._lock:
-            if self._compiled is None or self._generation != context.generation:
-                if self.image is not None:
-                    self.image.hold()
-                self._compiled = compile_spec(self.spec, self.userns, self.zygote)
-                self._generation = context.generation
-            return self._compiled
+    def _compile(self) -> _core.Plan:
+        return compile_spec(self.spec, self.userns, self.zygote)
 
     def argv(self, argv: Any) -> list[Any]:
         return list(argv)
@@ -137,7 +132,7 @@ class Process:
             fds.append(_memfd("fctr-zygote", _library()))
             parts = [_text("zygote_server.py"), _text("zygote_task.py")]
             fds.append(_memfd("zygote-source", json.dumps(parts).encode()))
-            self.container = Container([*python, "-c", BOOT], plan=self._own, stdin=-3, stdout=2 if _is_open(2) else -3,
+            self.container = Container([*python, "-c", BOOT], plan=self._own, stdin=-3, stdout=2 if is_open(2) else -3,
                                        pass_fds=dict(zip((CONTROL, LIBRARY, SOURCE), fds)))
             while fds:  # ours of its end, too: else we would not see it go
                 os.close(fds.pop())
@@ -358,9 +353,3 @@ def _option(sock: socket.socket, name: int, value: int) -> bool:
 def _no_fork(errno: int) -> LaunchError:
     return LaunchError("clone", errno or 5, "zygote", "the zygote could not fork: its limits (zygote_limits=), or the "
                        "machine's, may be reached")
-
-
-def _is_open(fd: int) -> bool:
-    from .launch_args import is_open
-
-    return is_open(fd)

@@ -169,9 +169,7 @@ class ZygoteJob:
             elif kind == b"F" and not self._child.ready:
                 self._settle(False, failed_start(data))
             elif kind == b"C" and data[:9].isdigit():
-                from .errors import LaunchError
-
-                self._settle(False, LaunchError("cwd", int(data[:9]), None, "cwd must be a directory in the container"))
+                self._settle(False, from_native("cwd", -1, int(data[:9]), ""))
             else:
                 raise wire.ResultRefused(f"{self._what}: what came from the job is no result")
         except Exception as error:  # noqa: BLE001 a result that cannot be read is its result

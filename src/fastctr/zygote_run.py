@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from .errors import SpecError, from_native
-from .launch_args import PIPE, Stdio, decode, more_limits, native_limits
-from .results import Completed, Timings, killed_by
+from .launch_args import PIPE, Stdio, more_limits, native_limits, redirected
+from .results import STREAMS, Completed, Timings, finished, killed_by
 from .units import size
 from .zygote_job import ANSWER, failed_start, told
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .zygote import Zygote
-
-_STREAMS = ((), ("stdout",), ("stderr",), ("stdout", "stderr"))
 
 
 def run(zygote: Zygote, argv: Any, *, stdin: Any = None, input: Any = None, stdout: Any = None,  # noqa: A002
@@ -30,15 +28,8 @@ def run(zygote: Zygote, argv: Any, *, stdin: Any = None, input: Any = None, stdo
                         'use ["script.py", "arg"], ["-c", "code"] or ["-m", "module"]')
     if unknown:
         limits = more_limits(limits, unknown)
-    if input is not None:
-        if stdin is not None:
-            raise SpecError("input", "…", "cannot go with stdin", "give one of them")
-        stdin = PIPE
-    if capture_output:
-        if stdout is not None or stderr is not None:
-            raise SpecError("capture_output", True, "cannot go with stdout or stderr", "give one of them")
-        stdout = stderr = PIPE
-    data = input.encode(encoding or "utf-8", errors or "strict") if isinstance(input, str) else input
+    stdin, stdout, stderr, data, as_text = redirected(
+        stdin, input, stdout, stderr, capture_output, text, encoding, errors)
     wanted = None
     if output_limit is not None:
         output_limit = size("output_limit", output_limit)
@@ -62,7 +53,7 @@ def run(zygote: Zygote, argv: Any, *, stdin: Any = None, input: Any = None, stdo
         stdio.ends = [-1, -1, -1]  # finish() closes them
         zygote._wake()
         code, lost, oom, timed_out, out, err, usage, times, pid, more, fds = child.run.finish(
-            ends[0], ends[1], ends[2], None if data is None else bytes(data),
+            ends[0], ends[1], ends[2], data,
             -1.0 if timeout is None else max(float(timeout), 0.0), timings, output_limit, wanted)
         child.sock.setblocking(False)
         try:
@@ -80,26 +71,10 @@ def run(zygote: Zygote, argv: Any, *, stdin: Any = None, input: Any = None, stdo
     if lost:
         code = -9 if timed_out else told(child)
     out, err = (None if stream != PIPE else part for part, stream in ((out, stdout), (err, stderr)))
-    if text or encoding or errors:
-        if (timed_out or more & 3) and errors is None:
-            errors = "replace"  # what was read may end within a character
-        out, err = (None if part is None else decode(part, encoding, errors) for part in (out, err))
     found = taken.opened(wanted, fds) if wanted and isinstance(fds, list) else None
     done = Completed(argv, code, out, err, killed_by(code, oom, timed_out), usage,
-                     Timings(times) if times else None, pid, _STREAMS[more & 3], found, child.ready)
-    if timed_out:
-        from .errors import TimeoutExpired
-
-        assert timeout is not None
-        expired = TimeoutExpired(argv, timeout, out, err)
-        expired.completed = done
-        raise expired
-    if isinstance(fds, Exception):
-        fds.completed = done  # type: ignore[attr-defined]
-        raise fds
-    if check:
-        done.check_returncode()
-    return done
+                     Timings(times) if times else None, pid, STREAMS[more & 3], found, child.ready)
+    return finished(done, as_text, timeout, fds if isinstance(fds, Exception) else None, check)
 
 
 def _raise_failure(word: bytes, cwd: Any) -> None:

@@ -257,6 +257,8 @@ def test_pool_arguments(rootfs: str, bad: dict[str, Any]) -> None:
 
 def test_pool_of_a_plan_that_cannot_be_prepared(rootfs: str, tmp_path: Any) -> None:
     async def main() -> None:
+        async with aio.Pool(rootfs="host", mnt="host", size=2) as pool:
+            assert not (await pool.run(["true"])).warm
         async with aio.Pool(rootfs=rootfs, upper=str(tmp_path / "upper"), size=2, max_running=1) as pool:
             assert (await pool.run(["touch", "/x"])).returncode == 0
             assert (await pool.run(["test", "-e", "/x"])).returncode == 0

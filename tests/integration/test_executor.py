@@ -15,6 +15,7 @@ import pytest
 
 fastctr = pytest.importorskip("fastctr")
 from fastctr.executor import Executor  # noqa: E402
+from support import until  # noqa: E402
 
 pytestmark = pytest.mark.needs_root
 
@@ -23,13 +24,6 @@ pytestmark = pytest.mark.needs_root
 def executor(rootfs):
     with Executor(rootfs=rootfs, memory="64m", max_workers=3) as made:
         yield made
-
-
-def until(check, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 # ---- commands

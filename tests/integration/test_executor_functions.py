@@ -13,6 +13,7 @@ import pytest
 
 fastctr = pytest.importorskip("fastctr")
 from fastctr.executor import Executor  # noqa: E402
+from support import until  # noqa: E402
 from zygote_support import python_fields  # noqa: E402
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
@@ -28,13 +29,6 @@ def fields():
 def executor(fields):
     with Executor(**fields, max_workers=3, preload=["json"]) as made:
         yield made
-
-
-def until(check, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 def test_results_and_arguments(executor):

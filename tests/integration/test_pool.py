@@ -13,6 +13,7 @@ import pytest
 
 fastctr = pytest.importorskip("fastctr")
 from fastctr.pool import Pool  # noqa: E402
+from support import until  # noqa: E402
 
 pytestmark = pytest.mark.needs_root
 NULL = {"stdin": fastctr.DEVNULL, "stdout": fastctr.DEVNULL, "stderr": fastctr.DEVNULL}
@@ -22,13 +23,6 @@ NULL = {"stdin": fastctr.DEVNULL, "stdout": fastctr.DEVNULL, "stderr": fastctr.D
 def pool(rootfs):
     with Pool(rootfs=rootfs, memory="64m", pids=32, size=4) as made:
         yield made
-
-
-def until(check, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 def marked(word: str) -> list[int]:
@@ -92,6 +86,15 @@ def test_an_empty_pool_starts_directly_and_says_so(rootfs):
         assert pool.warmup() == 0
         assert not pool.run(["true"]).warm
         assert pool.metrics()["direct"] == 1
+
+
+@pytest.mark.parametrize("kind", ["upper", "mnt"])
+def test_a_plan_that_cannot_be_prepared(rootfs, tmp_path, kind):
+    fields = {"rootfs": rootfs, "upper": str(tmp_path / "upper")} if kind == "upper" else {"rootfs": "host", "mnt": "host"}
+    with Pool(**fields, size=2) as pool:
+        assert pool.warmup() == 0
+        assert [pool.run(["true"]).warm for _ in range(2)] == [False, False]
+        assert pool.metrics()["direct"] == 2
 
 
 def test_warmup_gives_up_in_time(rootfs):

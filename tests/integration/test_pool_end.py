@@ -16,6 +16,7 @@ import pytest
 
 fastctr = pytest.importorskip("fastctr")
 from fastctr.pool import Pool  # noqa: E402
+from support import until  # noqa: E402
 
 pytestmark = pytest.mark.needs_root
 
@@ -24,13 +25,6 @@ pytestmark = pytest.mark.needs_root
 def pool(rootfs):
     with Pool(rootfs=rootfs, memory="64m", pids=32, size=4) as made:
         yield made
-
-
-def until(check, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 # ---- the end

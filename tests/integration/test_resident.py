@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 fastctr = pytest.importorskip("fastctr")
 from fastctr.resident import Resident  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def planting(tmp_path_factory, rootfs, compile_c) -> str:
-    """The root file system, with plant.c in it."""
-    path = str(tmp_path_factory.mktemp("planting") / "root")
-    shutil.copytree(rootfs, path, symlinks=True)
-    shutil.copy(compile_c("plant", (Path(__file__).parent.parent / "plant.c").read_text()), f"{path}/bin/plant")
-    return path
+from support import keepers, until, printed as out  # noqa: E402
 
 
 @pytest.fixture
@@ -31,16 +21,10 @@ def resident(planting):
         yield made
 
 
-def out(resident: Resident, *argv: str, **kw) -> str:
-    done = resident.run(list(argv), capture_output=True, text=True, timeout=20, **kw)
-    assert done.returncode == 0, done
-    return done.stdout
-
-
 def test_all_is_shared(resident):
     out(resident, "sh", "-c", "echo x > /etc/planted; echo y > /dev/shm/y; sleep 60 >/dev/null 2>&1 &")
     assert out(resident, "cat", "/etc/planted", "/dev/shm/y") == "x\ny\n"
-    assert "sleep 60" in out(resident, "ps")
+    until(lambda: "sleep 60" in out(resident, "ps"))  # it may not have come to its exec
     names = {out(resident, "readlink", f"/proc/self/ns/{kind}") for kind in ("pid", "mnt") for _ in range(2)}
     assert len(names) == 2
 
@@ -118,42 +102,27 @@ def test_a_fork_bomb(planting):
         assert resident.run(["true"], timeout=10).returncode == 0
 
 
-def _keepers() -> list[int]:
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-            with open(f"/proc/{name}/stat") as file:
-                parent = int(file.read().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if words[0] == b"fctr-keep" and parent == os.getpid():
-            found.append(int(name))
-    return found
-
-
 def test_nobody_inside_reaches_the_keeper_or_ends_the_first_process(resident):
     assert resident.run(["true"]).returncode == 0
-    keepers = _keepers()
-    assert keepers
+    before = keepers()
+    assert before
     listing = out(resident, "sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '")
     assert "fctr-keep" not in listing
     assert resident.run(["plant", "trace", "1"]).returncode != 0
-    assert resident.run(["plant", "trace", str(keepers[0])]).returncode != 0
+    assert resident.run(["plant", "trace", str(before[0])]).returncode != 0
     for path in ("/proc/1/mem", "/proc/1/exe", "/proc/1/fd/0"):
         assert resident.run(["sh", "-c", f"echo x > {path}"], stderr=fastctr.DEVNULL).returncode != 0
     assert resident.run(["sh", "-c", "kill -9 1; kill -TERM 1; kill -STOP 1; true"]).returncode == 0
     resident.run(["sh", "-c", "kill -9 -1"])
     assert resident.run(["true"]).returncode == 0
     assert resident.metrics()["restarts"] == 0
-    assert set(keepers) <= set(_keepers())
+    assert set(before) <= set(keepers())
 
 
 def test_a_killed_keeper_is_replaced(resident):
     assert resident.run(["true"]).returncode == 0
     for _ in range(3):
-        for pid in _keepers():
+        for pid in keepers():
             os.kill(pid, signal.SIGKILL)
         try:
             resident.run(["true"])
@@ -177,12 +146,34 @@ def test_a_killed_container_is_started_again(resident):
 
 
 def test_what_is_of_the_whole_container_is_refused(resident, planting):
-    for name, value in (("limits", {"memory": "1m"}), ("user", "alice"), ("files", {"/x": "y"}), ("outputs", ["/x"])):
+    for name, value in (("limits", {"memory": "1m"}), ("user", "alice"), ("files", {"/x": "y"}), ("outputs", ["/x"]), ("memory", "1m"),
+                        ("user", 0)):
         with pytest.raises(fastctr.SpecError, match=name):
             resident.run(["true"], **{name: value})
     if os.geteuid() == 0:
         with pytest.raises(fastctr.SpecError, match="pid"):
             Resident(rootfs=planting, pid="host")
+
+
+def test_in_the_child_of_a_fork(planting):
+    """Also while every container of the parent is busy."""
+    with Resident(rootfs=planting) as resident:
+        busy = threading.Thread(target=resident.run, args=(["sleep", "0.6"],))
+        busy.start()
+        until(lambda: resident._inside)
+        pid = os.fork()
+        if pid == 0:
+            code = 9
+            try:
+                signal.alarm(20)
+                code = resident.run(["sh", "-c", "exit 5"]).returncode
+                resident.close()
+                fastctr.shutdown()
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+        busy.join()
+        assert resident.run(["true"]).returncode == 0
 
 
 def test_closed_with_commands_running(planting):

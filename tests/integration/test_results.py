@@ -12,6 +12,8 @@ import time
 import pytest
 
 fastctr = pytest.importorskip("fastctr")
+from support import out_of as out  # noqa: E402
+
 pytestmark = pytest.mark.needs_root
 GROW = "a=x; while :; do a=$a$a$a$a; done"
 
@@ -20,24 +22,6 @@ GROW = "a=x; while :; do a=$a$a$a$a; done"
 def plan(rootfs):
     with fastctr.Plan(rootfs=rootfs, memory="64m", pids=40) as made:
         yield made
-
-
-@pytest.fixture(params=["direct", "prepared", "userns", "disk", "init", "pid=host"])
-def any_plan(request, rootfs):
-    """Each way of starting has a root of its own at another moment."""
-    fields = {
-        "userns": {"userns": True, "uid_map": [(0, 100000, 65536)], "gid_map": [(0, 100000, 65536)]},
-        "disk": {"writable": "disk"}, "init": {"init": True}, "pid=host": {"pid": "host"},
-    }  # fmt: skip
-    with fastctr.Plan(rootfs=rootfs, **fields.get(request.param, {})) as made:
-        if request.param == "prepared":
-            made.warm(3)
-        yield made
-
-
-def out(plan, script: str, **kw):
-    kw.setdefault("timeout", 20)
-    return plan.run(["sh", "-c", script], capture_output=True, text=True, **kw)
 
 
 # ---- the cause of an end

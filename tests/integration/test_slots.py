@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 fastctr = pytest.importorskip("fastctr")
 from fastctr.slots import Slots  # noqa: E402
+from support import keepers, printed as out, until  # noqa: E402
 
 pytestmark = pytest.mark.needs_root
 CLEAN = "shm 0 sem 0 msg 0\nmq 0 posix-shm 0\nabstract 0\nroot 755 "
-
-
-@pytest.fixture(scope="module")
-def planting(tmp_path_factory, rootfs, compile_c) -> str:
-    """The root file system, with plant.c in it."""
-    path = str(tmp_path_factory.mktemp("planting") / "root")
-    shutil.copytree(rootfs, path, symlinks=True)
-    shutil.copy(compile_c("plant", (Path(__file__).parent.parent / "plant.c").read_text()), f"{path}/bin/plant")
-    return path
-
-
-def out(slots: Slots, *argv: str, **kw) -> str:
-    done = slots.run(list(argv), capture_output=True, text=True, timeout=20, **kw)
-    assert done.returncode == 0, done
-    return done.stdout
 
 
 @pytest.fixture
@@ -184,30 +168,14 @@ def test_many_at_once(planting):
         assert [done.returncode for done in slots.map([["sh", "-c", f"exit {n}"] for n in range(9)])] == list(range(9))
 
 
-def _keepers() -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-                with open(f"/proc/{name}/stat") as file:
-                    parent = int(file.read().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if words[0] == b"fctr-keep" and parent == os.getpid():
-                found.append(int(name))
-    return found
-
-
 def test_the_keeper_is_out_of_a_jobs_reach(slots):
-    keepers = _keepers()
-    assert len(keepers) == 1
+    before = keepers()
+    assert len(before) == 1
     assert b"keep" not in out(slots, "sh", "-c", "cat /proc/[0-9]*/cmdline").encode()
-    for number in (keepers[0], 0):  # neither by its number here, nor by one of the job's own
+    for number in (before[0], 0):  # neither by its number here, nor by one of the job's own
         assert slots.run(["plant", "trace", str(number)]).returncode != 0
     assert slots.run(["sh", "-c", "kill -9 -1"]).returncode in (0, 1, -9)
-    assert _keepers() == keepers
+    assert keepers() == before
 
 
 def test_a_killed_keeper_costs_its_slot(slots):
@@ -219,14 +187,14 @@ def test_a_killed_keeper_costs_its_slot(slots):
     thread = threading.Thread(target=job)
     thread.start()
     time.sleep(0.2)
-    os.kill(_keepers()[0], signal.SIGKILL)
+    os.kill(keepers()[0], signal.SIGKILL)
     thread.join()
     assert running[0].returncode == 0  # the job is the launcher's own child
     assert settled(slots)["destroyed"] == 1
     assert slots.run(["true"]).returncode == 0
     for _ in range(3):
         settled(slots)
-        for pid in _keepers():
+        for pid in keepers():
             os.kill(pid, signal.SIGKILL)
         try:
             slots.run(["true"])
@@ -296,6 +264,39 @@ def test_sysctls_are_there_for_each_job(planting):
     with Slots(rootfs=planting, size=1, sysctls={name: 7, "kernel.msgmax": 9000}) as slots:
         for _ in range(2):
             assert out(slots, "cat", "/proc/sys/" + name.replace(".", "/"), "/proc/sys/kernel/msgmax") == "7\n9000\n"
+
+
+def test_cancel_kills_what_runs_and_close_starts_no_more(planting):
+    with Slots(rootfs=planting, size=1) as slots:
+        slow, waiting = slots.submit(["sleep", "1000"]), slots.submit(["true"])
+        until(lambda: slots.metrics()["running"])
+        assert slow.cancel()
+        assert waiting.result(10).returncode == 0
+        until(lambda: slots.metrics()["killed"] == 1)
+        last, never = slots.submit(["sh", "-c", "sleep 0.2; exit 3"]), slots.submit(["true"])
+        until(lambda: slots.metrics()["running"])
+    assert (last.result(0).returncode, never.cancelled()) == (3, True)
+
+
+def test_in_the_child_of_a_fork(planting):
+    """Also while every container of the parent is busy."""
+    with Slots(rootfs=planting, size=1) as slots:
+        busy = threading.Thread(target=slots.run, args=(["sleep", "0.6"],))
+        busy.start()
+        until(lambda: slots.metrics()["running"])
+        pid = os.fork()
+        if pid == 0:
+            code = 9
+            try:
+                signal.alarm(20)
+                code = slots.run(["sh", "-c", "exit 5"]).returncode
+                slots.close()
+                fastctr.shutdown()
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+        busy.join()
+        assert slots.run(["true"]).returncode == 0
 
 
 def test_a_batch_of_slots_leaves_nothing(planting):

@@ -14,6 +14,7 @@ import pytest
 import fastctr
 from fastctr.zygote import Zygote
 from fastctr.zygote_wire import JobEnded, RemoteError, RemoteTraceback, ResultRefused, ZygoteError
+from support import until
 from zygote_support import make_python_root, python_fields
 
 pytestmark = pytest.mark.needs_userns
@@ -161,10 +162,7 @@ def test_timeout_kills_everything_in_it(zygote):
 
 def test_a_timeout_needs_nobody_to_wait(zygote):
     job = zygote.start_call(time.sleep, (60,), timeout=0.2)
-    until = time.monotonic() + 5
-    while not job.done() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert job.done()
+    until(job.done)
     with pytest.raises(fastctr.TimeoutExpired):
         job.result()
 
@@ -293,6 +291,12 @@ def test_preloading(tmp_path):
             return was, os.readlink(f"/proc/self/fd/{opens.f.fileno()}")
 
         assert [zygote.call(touch) for _ in range(3)] == [(1, "/dev/null")] * 3  # shared memory is a copy, files are closed
+
+
+def test_a_call_in_a_directory_that_is_not_there(zygote):
+    with pytest.raises(fastctr.LaunchError, match="cwd") as caught:
+        zygote.start_call(int, ("3",), cwd="/no/such").result()
+    assert (caught.value.stage, caught.value.errno) == ("cwd", 2)
 
 
 def test_what_cannot_go_with_a_zygote(rootfs):

@@ -14,6 +14,7 @@ pytest.importorskip("fastctr._core")
 from fastctr.batch.content import HostFile, host_path, text_or_base64
 from fastctr.batch.errors import JobError
 from fastctr.batch.jobs import OWN, PLAN_FIELDS
+from fastctr.launch_args import IMAGE_FIELDS
 from fastctr.spec import LIMITS
 
 
@@ -114,11 +115,11 @@ def test_all_of_it():
 
 
 def test_defaults_and_what_overrides_them():
-    made = reader(timeout=5, retries=1, memory="64m", image="alpine", platform="linux/arm64")
+    made = reader(timeout=5, retries=1, memory="64m", image="alpine", platform="linux/arm64", root="/store")
     job = made.parse(1, b'{"argv": ["x"], "timeout": 9, "retries": 0, "limits": {"memory": "32m"}}')
     assert (job.launch["timeout"], job.retry.times, job.memory) == (9.0, 0, 32 << 20)
     job = made.parse(2, b'{"argv": ["x"], "rootfs": "host"}')
-    assert "image" not in job.entry.given and "platform" not in job.entry.given and job.memory == 64 << 20
+    assert not IMAGE_FIELDS & job.entry.given.keys() and job.memory == 64 << 20
     assert made.parse(3, b'{"id": "only the image\'s command"}').argv is None
 
 
@@ -146,6 +147,8 @@ def test_what_a_limit_replaces():
     made = reader(memory="64m", memory_swap="128m")
     assert made.parse(1, b'{"argv": ["x"], "memory": "32m"}').entry.given.get("memory_swap") is None
     assert made.parse(2, b'{"argv": ["x"], "mem_limit": "16m"}').memory == 16 << 20
+    assert made.parse(3, b'{"argv": ["x"], "memswap_limit": "96m"}').entry.given["memory_swap"] == "96m"
+    assert reader(mem_limit="64m").parse(1, b'{"argv": ["x"], "memory": "32m"}').memory == 32 << 20
 
 
 @pytest.mark.parametrize(

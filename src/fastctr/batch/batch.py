@@ -16,7 +16,7 @@ from .machine import cpus
 from .plans import Plans
 from .reader import Items, Lines, spooled
 from .results import Recorded, Writer, open_results
-from .retry import OUTCOMES, Retry, outcomes
+from .retry import OUTCOMES, Retry, outcomes, times_of
 from .runner import Runner
 from .template import Mapped
 
@@ -41,7 +41,7 @@ class Defaults:
         self.timeout = None if timeout is None else timeout_of("timeout", timeout)
         self.output_limit = units.size("output_limit", output_limit)
         self.retry = Retry(
-            units.integer("retries", retries, 0, 1000, "how often to try again,"),
+            times_of("retries", retries),
             outcomes("retry_on", retry_on),
             units.duration_ns("retry_delay", retry_delay) / 10**9,
         )

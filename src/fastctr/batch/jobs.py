@@ -34,7 +34,6 @@ class Job:
         "argv",
         "attempts",
         "digest",
-        "due",
         "entry",
         "files",
         "id",
@@ -67,7 +66,6 @@ class Job:
         self.pids: int | None = None
         self.retry: Retry
         self.attempts = 0
-        self.due = 0.0
 
     @property
     def name(self) -> str:
@@ -254,7 +252,7 @@ def _files(job: Job, value: Any) -> None:
 
 
 def _env(job: Job, value: Any) -> None:
-    job.launch["env"] = process.env("env", value) and dict(process.env("env", value))
+    job.launch["env"] = dict(process.env("env", value))
 
 
 def _user(job: Job, value: Any) -> None:

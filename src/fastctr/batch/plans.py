@@ -7,7 +7,7 @@ import time
 
 from ..errors import FastctrError, SpecError
 from ..launch_args import IMAGE_FIELDS
-from ..limits import Limits
+from ..limits import ALIASES, Limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ VARIANTS = 16
 """So many sets of limits get a plan of their own, with containers prepared; further ones are set at the start."""
 AGAIN = 5.0
 """Seconds until an image that could not be had is asked for again."""
-_NAME = {"pids_limit": "pids", "mem_limit": "memory"}
+_OF_IMAGES = sorted(IMAGE_FIELDS - {"image"})
 
 
 class Entry:
@@ -139,7 +139,7 @@ class Plans:
         if "rootfs" in fields:
             if "image" in fields:
                 raise SpecError("rootfs", fields["rootfs"], "cannot go with image", "give one of them")
-            for name in ("image", "pull", "platform", "snapshotter", "entrypoint"):
+            for name in IMAGE_FIELDS:
                 base.pop(name, None)
         elif "image" in fields:
             base.pop("rootfs", None)
@@ -157,7 +157,7 @@ class Plans:
                     raise SpecError("cmd", given["entrypoint"], "cannot go with an entrypoint", hint)
                 given["entrypoint"] = ""
         else:
-            for name in ("pull", "platform", "snapshotter", "entrypoint"):
+            for name in _OF_IMAGES:
                 if given.get(name) is not None:
                     raise SpecError(name, given[name], "is about images", 'add "image"')
             given.setdefault("rootfs", "host")
@@ -184,10 +184,10 @@ class Plans:
         variant = job.entry.variants.get(key)
         if variant is None and self._variants < VARIANTS:
             self._variants += 1
-            named = {_NAME.get(name, name): value for name, value in limits.items()}
-            base = job.entry.given
+            named = {ALIASES.get(name, name): value for name, value in limits.items()}
+            base = {ALIASES.get(name, name): value for name, value in job.entry.given.items()}
             if "memory" in named and "memory_swap" not in named:
-                base = {name: value for name, value in base.items() if name != "memory_swap"}
+                base.pop("memory_swap", None)
             variant = job.entry.variants[key] = Entry({**base, **named})
         if variant is not None:
             job.entry = variant

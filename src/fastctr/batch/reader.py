@@ -140,14 +140,9 @@ def spooled(fd: int) -> int:
     """A file without a name that holds all a pipe has to say, so that it can be read twice; ours to close."""
     import tempfile
 
-    folder = tempfile.gettempdir()
-    copy = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
+    with tempfile.TemporaryFile(buffering=0) as copy:
         while chunk := os.read(fd, CHUNK):
             while chunk:
-                chunk = chunk[os.write(copy, chunk) :]
-        os.lseek(copy, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(copy)
-        raise
-    return copy
+                chunk = chunk[copy.write(chunk) :]
+        copy.seek(0)
+        return os.dup(copy.fileno())

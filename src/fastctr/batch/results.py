@@ -34,7 +34,7 @@ class Writer:
         self._dirty = False
 
     def put(self, job: Any, record: dict[str, Any]) -> None:
-        line = (_dumps(record) + "\n").encode()
+        line = line_of(record)
         if self._lock is None:
             self._write(line)
         else:

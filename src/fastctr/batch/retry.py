@@ -43,17 +43,22 @@ def outcomes(field: str, value: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def times_of(field: str, value: Any) -> int:
+    """How often again. Raises SpecError."""
+    return units.integer(field, value, 0, 1000, "how often to try again,")
+
+
 def retry_of(field: str, value: Any, base: Retry) -> Retry:
     """A count, or {"times": 3, "on": ["oom", "timeout"], "delay": "1s"}. Raises SpecError."""
     if not isinstance(value, dict):
-        return Retry(units.integer(field, value, 0, 1000, "how often to try again,"), base.on, base.delay)
+        return Retry(times_of(field, value), base.on, base.delay)
     for name in value:
         if name not in ("times", "on", "delay"):
             close = nearest(name, ("times", "on", "delay"))
             hint = f'did you mean "{close}"?' if close else "use times, on, delay"
             raise SpecError(f"{field}.{name}", name, "is not a field of retries", hint)
     return Retry(
-        units.integer(f"{field}.times", value.get("times", base.times or 1), 0, 1000, "how often to try again,"),
+        times_of(f"{field}.times", value.get("times", base.times or 1)),
         outcomes(f"{field}.on", value["on"]) if "on" in value else base.on,
         units.duration_ns(f"{field}.delay", value["delay"]) / 10**9 if "delay" in value else base.delay,
     )

@@ -86,7 +86,7 @@ class Runner:
         import signal
 
         launch.before()
-        atexit.register(self._at_exit)  # the last registered is called first: what containers need is there still
+        atexit.register(self.end)  # the last registered is called first: what containers need is there still
         started = 0
         # signals are for the thread that looks after the batch: it is woken by them only if it gets them itself
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
@@ -101,12 +101,8 @@ class Runner:
                 self._left -= len(self.slots) - started
                 if not self._left:
                     self._over()
-
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def _at_exit(self) -> None:
-        self.end()
 
     def end(self) -> None:
         """kill(), until all have ended."""
@@ -142,7 +138,7 @@ class Runner:
     def close(self) -> None:
         import atexit
 
-        atexit.unregister(self._at_exit)
+        atexit.unregister(self.end)
         self.reader.plans.close()
         for fd in self._pipe:
             os.close(fd)
@@ -318,9 +314,9 @@ class Runner:
         retry = job.retry
         if status != "ok" and job.attempts <= retry.times and not (hopeless or self.stopping) and status in retry.on:
             slot.retried += 1
-            job.due = time.monotonic() + retry.after(job.attempts)
+            due = time.monotonic() + retry.after(job.attempts)
             with self._take:
-                heapq.heappush(self._due, (job.due, job.line, job))
+                heapq.heappush(self._due, (due, job.line, job))
             return
         self._finish(job, done, slot)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .options import FLAG, VALUE, Option, UsageError, heading
-from .run_options import IMAGE_ONLY, fields, is_directory, option_of
+from .run_options import IMAGE_ONLY, apart, fields, is_directory, option_of
 from .run_options import REFUSED as RUN_REFUSED
 from .run_options import TABLE as RUN_TABLE
 
@@ -79,9 +79,7 @@ def table(*more: Option) -> tuple[Option, ...]:
 
 def split(given: dict[str, list[str | bool]], rows: tuple[Option, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(keywords of Batch, what the verb does itself). Raises UsageError, SpecError."""
-    kinds = {option.key: option.kind for option in rows}
-    values: dict[str, Any] = {key: found if kinds[key] == "list" else found[-1] for key, found in given.items()}
-    own = {key: values.pop(key) for key in list(values) if key[0] == "_"}
+    values, own = apart(given, rows)
     root = own.get("_image", "host")
     if not root:
         raise UsageError("--image is empty")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FAILED = 125
 GRACE = 10.0
-SYNC_EVERY = 1.0
 
 
 def verb(name: str, usage: str, rows: tuple[Option, ...], argv: Sequence[str], mixed: bool,
@@ -156,6 +155,7 @@ class Control:
     def _wait(self, runner: Any, read: int) -> None:
         import select
 
+        from ..batch.batch import SYNC_EVERY
         from ..batch.progress import EVERY
 
         poll = select.poll()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from ..batch.template import Mapped
+
 USAGE = """Usage: fastctr map [OPTIONS] 'COMMAND LINE' [::: ARGUMENT...]
        fastctr map [OPTIONS] [--] COMMAND [WORD...] [::: ARGUMENT...]
 
@@ -62,7 +64,6 @@ def _plain(words: list[str]) -> bool:
 
 
 def _map(values: dict[str, Any], own: dict[str, Any], rest: list[str], given: list[str] | None, plain: bool) -> int:
-    from ..batch.batch import Batch
     from ..batch.reader import Items, Lines, count_lines, spooled
     from ..batch.template import Line, Mapped, Words
 
@@ -97,7 +98,7 @@ def _map(values: dict[str, Any], own: dict[str, Any], rest: list[str], given: li
             while (item := source.next()) is not None:
                 print(_shown(command.argv(item[1]["tag"], item[0])))
             return 0
-        return _run(Batch, source, values, own, total)
+        return _run(source, values, own, total)
     finally:
         if fd >= 0:
             os.close(fd)
@@ -109,7 +110,9 @@ def _shown(argv: list[str]) -> str:
     return shlex.join(argv)
 
 
-def _run(make: Any, jobs: Any, values: dict[str, Any], own: dict[str, Any], total: int | None) -> int:
+def _run(jobs: Mapped, values: dict[str, Any], own: dict[str, Any], total: int | None) -> int:
+    from ..batch.batch import Batch
+
     grace = grace_of(own)
     fetch(values, own)
     sink: Any = None
@@ -119,7 +122,7 @@ def _run(make: Any, jobs: Any, values: dict[str, Any], own: dict[str, Any], tota
         sink = Shown(Writer(1, "standard output"))
     elif "output" not in values and "output_dir" not in values:
         sink = Outputs(own.get("_keep", False))
-    with make(jobs, sink=sink, name="argument", **values) as made:
+    with Batch(jobs, sink=sink, name="argument", **values) as made:
         said_of_resume(made)
         progress = Progress(made, own.get("_quiet", False), lambda: total)
         if sink is not None:

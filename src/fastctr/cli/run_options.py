@@ -195,11 +195,7 @@ def option_of(field: str) -> str:
 def parse_run(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """(fields of the Spec, what run.py does itself, the command). Raises UsageError, SpecError."""
     given, rest = parse(TABLE, argv, REFUSED)
-    kinds = {option.key: option.kind for option in TABLE}
-    values: dict[str, Any] = {
-        key: (found if kinds[key] == LIST else found[-1]) for key, found in given.items()
-    }
-    own = {key: values.pop(key) for key in list(values) if key[0] == "_"}
+    values, own = apart(given, TABLE)
     if own.get("_help"):
         return {}, own, []
     if not rest:
@@ -222,6 +218,14 @@ def parse_run(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list
         own["_image"] = root
     fields(values, own)
     return values, own, command
+
+
+def apart(given: dict[str, list[str | bool]], rows: Sequence[Option]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(fields, what the verb does itself) of what was given: the last of each, all of a LIST."""
+    lists = {option.key for option in rows if option.kind == LIST}
+    values: dict[str, Any] = {key: found if key in lists else found[-1] for key, found in given.items()}
+    own = {key: values.pop(key) for key in list(values) if key[0] == "_"}
+    return values, own
 
 
 IMAGE_ONLY = {

@@ -181,10 +181,8 @@ class Link:
             if each is not None:
                 total["workers"] += 1
                 for field, value in each.items():
-                    if field not in total:
-                        total[field] = 0
                     if field not in ("pending", "workers"):
-                        total[field] += value
+                        total[field] = total.get(field, 0) + value
         return total
 
     # ---- there

@@ -152,9 +152,7 @@ class ContainerExecutor(concurrent.futures.Executor):
             return self._one(key, partial(self._call, *what), launch)
         began = time.monotonic()
         if launch is None:
-            argv, options = loads(what[0])
-            limit = options.pop("outputs_limit", OUTPUTS_LIMIT)
-            return [(True, self._one(key, partial(self._command, argv, limit), options))], time.monotonic() - began
+            return [(True, self._packed(key, what[0]))], time.monotonic() - began
         several = Several(str(key), topic, len(what))
         if len(what) > 1:
             self._loop.call_soon_threadsafe(self._loop.call_later, SLOW, self._part, several)
@@ -170,12 +168,16 @@ class ContainerExecutor(concurrent.futures.Executor):
                 several.most = 0
         return several.results, time.monotonic() - began
 
+    def _packed(self, key: Any, job: bytes) -> Completed:
+        """A command by pack_command()."""
+        argv, options = loads(job)
+        limit = options.pop("outputs_limit", OUTPUTS_LIMIT)
+        return self._one(key, partial(self._command, argv, limit), options)  # type: ignore[no-any-return]
+
     def _tried(self, key: Any, job: bytes, retries: int) -> tuple[bool, Any]:
         while True:
-            argv, options = loads(job)
-            limit = options.pop("outputs_limit", OUTPUTS_LIMIT)
             try:
-                return True, self._one(key, partial(self._command, argv, limit), options)
+                return True, self._packed(key, job)
             except Reschedule:
                 raise
             except Exception as error:  # noqa: BLE001 it is this job's result

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..results import Completed
 
 _ASKED = ("stdout", "stderr", "capture_output", "text", "encoding", "errors")
-_FOR_START = ("stdin", "stdout", "stderr")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -186,7 +185,9 @@ class _Session:
 
             self.used = True
             if given.get("image"):
-                with _Lock(self._shared / "fastctr-images.lock"):
+                from ..image.locks import FileLock
+
+                with FileLock(str(self._shared / "fastctr-images.lock")):
                     plan = Plan(**self._pull_once(given))
             else:
                 plan = Plan(**given)
@@ -217,22 +218,6 @@ class _Session:
             from ..maintenance import shutdown
 
             shutdown()
-
-
-class _Lock:
-    """flock(2) of a file, also between processes."""
-
-    def __init__(self, path: Any) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self._file = open(self._path, "ab")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
 
 
 @pytest.fixture(scope="session")
