@@ -86,12 +86,5 @@ def running(argument):
     return found
 
 
-def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
-
-
 def kill(pid):
     os.kill(pid, signal.SIGKILL)

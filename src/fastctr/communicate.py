@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from .results import decode
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -86,8 +88,7 @@ def _result(c: Container, state: _State) -> tuple[Any, Any]:
         data = bytes(state.out.get(name, b""))
         if c._text is None:
             return data
-        encoding, errors = c._text
-        return data.decode(encoding or "utf-8", errors or "strict").replace("\r\n", "\n").replace("\r", "\n")
+        return decode(data, *c._text)
 
     return one("stdout"), one("stderr")
 

@@ -15,7 +15,8 @@ import pytest
 
 import fastctr
 
-from dask_support import cluster, running, until
+from dask_support import cluster, running
+from support import until
 from fastctr.executor import Executor
 from fastctr.integrations.dask import ContainerPlugin, DaskExecutor
 

@@ -7,10 +7,11 @@ import os
 import distributed
 import pytest
 
-from dask_support import cluster, kill, running, until
+from dask_support import cluster, kill, running
 from fastctr.integrations.dask import DaskExecutor
 from image_support import busybox_image, make_layer
 from registry_support import ImageServer
+from support import until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.no_leak_check]  # dask_support looks for what is left
 

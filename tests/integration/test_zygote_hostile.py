@@ -157,7 +157,7 @@ def test_a_jobs_container_shows_the_zygote_nothing_of_the_host(library):
     with open(read, "rb") as file:
         said = [line[4:] for line in file.read().splitlines() if line.startswith(b"SPY ")]
     looks = [json.loads(line) for line in said]
-    assert looks
+    assert any("pids" in look and "fds" in look for look in looks), looks  # it did get in, or nothing is shown
     for look in looks:
         assert look.get("pids", []) == [], look  # nobody is, nor ever will be, in that one's pid namespace
         assert [path for path in look.get("old", []) if not os.path.lexists(path)] == [], look
